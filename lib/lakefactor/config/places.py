@@ -1,0 +1,58 @@
+"""Where tables may live: the checks of ``tables.root`` and ``tables.catalog``.
+
+Both end up in SQL text and in file systems, so what is not plainly a place is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+SCHEMES = ("file", "s3", "s3a", "gs", "abfs", "abfss", "hdfs", "dbfs")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_CATALOG = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", re.ASCII)
+
+
+def check_root(root: str) -> str:
+    """Return `root` if it is a local path or a URI that tables may live under; "" means that it is not used.
+
+    Raises
+    ------
+    ValueError
+        It has ``..`` segments, control characters, backticks, outer blanks, ``~``, a password or an unknown scheme.
+
+    Examples
+    --------
+    >>> check_root("s3://bucket/lake")
+    's3://bucket/lake'
+    >>> check_root("lake/../other")
+    Traceback (most recent call last):
+    ValueError: tables.root must not have `..` segments; write the path out
+    """
+    if root != root.strip():
+        raise ValueError("tables.root must not begin or end with a blank")
+    if any(not char.isprintable() or char == "`" for char in root):
+        raise ValueError("tables.root must not have control characters or backticks")
+    if any(unquote(part) == ".." for part in re.split(r"[/\\]", root)):
+        raise ValueError("tables.root must not have `..` segments; write the path out")
+    if root.startswith("~"):
+        raise ValueError("tables.root must not begin with `~`; write the path out")
+    scheme = _SCHEME.match(root)
+    if scheme and scheme[1] not in SCHEMES:
+        raise ValueError(f"tables.root has the scheme `{scheme[1]}`; known are {', '.join(SCHEMES)}, or a plain path")
+    if scheme and not root[scheme.end() :].strip("/"):
+        raise ValueError(f"tables.root names no folder after `{scheme[0]}`")
+    if scheme and ":" in root[scheme.end() :].rpartition("@")[0]:
+        raise ValueError("tables.root must not hold a password; give credentials to Spark's file system settings")
+    return root
+
+
+def check_catalog(catalog: str) -> str:
+    """Return `catalog` if it is ``schema`` or ``catalog.schema`` in plain names; "" means that it is not used.
+
+    >>> check_catalog("main.lakefactor")
+    'main.lakefactor'
+    """
+    if catalog and not _CATALOG.fullmatch(catalog):
+        raise ValueError("tables.catalog must be `schema` or `catalog.schema`, of letters, digits and _ only")
+    return catalog

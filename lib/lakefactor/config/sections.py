@@ -1,0 +1,319 @@
+"""Configuration sections: frozen models, the only home of defaults.
+
+``conf/*.toml``, the help texts and docs/configuration.md are generated from the fields below; a field's description
+gives its meaning and, where it has one, its unit. Ranges are part of the type, so a bad value is refused before Spark
+starts.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from lakefactor.config.places import check_catalog, check_root
+
+Algorithm = Literal["implicit_als", "ials", "explicit_als"]
+Feedback = Literal["implicit", "explicit"]
+IdType = Literal["auto", "string", "long"]
+Solver = Literal["cholesky", "cg"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+EventType = Annotated[str, Field(min_length=1)]
+
+
+SectionT = TypeVar("SectionT", bound="Section")
+
+
+class Section(BaseModel):
+    """A frozen section: unknown keys are errors, values are not coerced across types."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def refuse(section: SectionT, problems: list[str]) -> SectionT:
+    """Return `section` if there are no problems, else raise ValueError with one line for each."""
+    if problems:
+        raise ValueError("\n".join(problems))
+    return section
+
+
+class Tables(Section):
+    """Where the Delta tables live."""
+
+    root: Annotated[str, AfterValidator(check_root)] = Field(
+        "warehouse", description="Folder or URI that holds one Delta table per folder. Empty: use `catalog`."
+    )
+    catalog: Annotated[str, AfterValidator(check_catalog)] = Field(
+        "", description="`catalog.schema` (or `schema`) that holds the tables by name; used when `root` is empty."
+    )
+    user_id_type: IdType = Field(
+        "auto",
+        description="Type of user ids: `string`, `long`, or `auto` (typed files decide; text files give `string`).",
+    )
+    item_id_type: IdType = Field("auto", description="Type of item ids, as `user_id_type`.")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Tables:
+        if bool(self.root) == bool(self.catalog):
+            found = "both are set" if self.root else "both are empty"
+            raise ValueError(f'set exactly one of tables.root and tables.catalog, the other to "": {found}')
+        return self
+
+
+class Spark(Section):
+    """The Spark session, where spark-submit has not decided already."""
+
+    master: str = Field("local[*]", description="Spark master for `lakefactor ...`; spark-submit's --master wins.")
+    driver_memory: str = Field(
+        "4g",
+        pattern=r"^[1-9][0-9]*[mg]$",
+        description="Driver heap, as `4g`; only used when lakefactor starts the JVM itself.",
+    )
+    shuffle_partitions: int = Field(
+        8, ge=1, le=100_000, description="Partitions of a shuffle in the steps around training."
+    )
+
+
+class Ingest(Section):
+    """How raw files become `events`."""
+
+    format: Literal["auto", "csv", "json", "parquet", "delta"] = Field(
+        "auto", description="Format of the input; `auto` goes by file name."
+    )
+    delimiter: str = Field(",", min_length=1, max_length=1, description="Field separator of CSV files (one character).")
+    header: bool = Field(
+        True,
+        description="CSV files begin with a line of column names; without one the order is user, item, value, time.",
+    )
+    user_column: str = Field(
+        "", description="Column with the user id; empty: found by its usual names (user, user_id, ...)."
+    )
+    item_column: str = Field(
+        "", description="Column with the item id; empty: found by its usual names (item, item_id, ...)."
+    )
+    value_column: str = Field(
+        "", description="Column with the rating or strength; empty: found by its usual names, else every value is 1."
+    )
+    time_column: str = Field(
+        "",
+        description="Column with the event time (ISO 8601, epoch seconds or milliseconds); "
+        "empty: found by its usual names.",
+    )
+    type_column: str = Field(
+        "", description="Column with the event type; empty: found by its usual names, else `default_event_type`."
+    )
+    default_event_type: EventType = Field("interaction", description="Event type of rows that carry none.")
+    delete_event_type: EventType = Field("delete", description="Event type that removes the pair's earlier events.")
+    event_weights: dict[EventType, NonNegative] = Field(
+        default={"interaction": 1.0, "rating": 1.0, "view": 1.0, "click": 1.0, "cart": 3.0, "purchase": 5.0},
+        description="Known event types and their strength per unit of value (dimensionless).",
+    )
+    min_value: Finite = Field(-1e9, description="Smallest value that is believed; a smaller one goes to `rejects`.")
+    max_value: Finite = Field(1e9, description="Largest value that is believed; a larger one goes to `rejects`.")
+    max_id_length: int = Field(1024, ge=1, le=65_536, description="Longest id in characters.")
+    max_future_days: NonNegative = Field(
+        1.0, description="How far (days) an event may lie after the clock before it is refused."
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Ingest:
+        problems = []
+        if self.delimiter in '"\r\n':
+            problems.append("ingest.delimiter must not be a quote or a line end")
+        if self.min_value >= self.max_value:
+            problems.append(f"ingest.min_value {self.min_value:g} must be below ingest.max_value {self.max_value:g}")
+        if self.default_event_type not in self.event_weights:
+            problems.append(f"ingest.default_event_type {self.default_event_type!r} is missing in ingest.event_weights")
+        if self.delete_event_type in self.event_weights:
+            problems.append(f"ingest.delete_event_type {self.delete_event_type!r} must not be in ingest.event_weights")
+        named = [
+            name
+            for name in (self.user_column, self.item_column, self.value_column, self.time_column, self.type_column)
+            if name
+        ]
+        if len(set(named)) < len(named):
+            problems.append(f"ingest.*_column: one column is named twice: {', '.join(named)}")
+        return refuse(self, problems)
+
+
+class Interactions(Section):
+    """How events become one strength per (user, item)."""
+
+    log_scale: NonNegative = Field(
+        0.0, description="Epsilon of strength = log(1 + sum / epsilon); 0 keeps the plain sum. Implicit feedback only."
+    )
+    half_life_days: NonNegative = Field(
+        0.0,
+        description="Days after which an event counts half, measured back from the newest event; 0: no decay. "
+        "Implicit feedback only.",
+    )
+
+
+class Model(Section):
+    """What is factorized, and the objective."""
+
+    algorithm: Algorithm = Field(
+        "implicit_als",
+        description="`implicit_als` (Hu-Koren-Volinsky), `ials` (Rendle et al.), or "
+        "`explicit_als` (ratings with biases).",
+    )
+    rank: int = Field(64, ge=1, le=2048, description="Length k of a factor row.")
+    strength: Literal["value", "binary"] = Field(
+        "value",
+        description="Use the strength of an interaction as it is, or 1 for every interaction. Implicit feedback only.",
+    )
+    alpha: Positive = Field(
+        1.0, description="Weight per unit of strength: w = alpha*s (dimensionless). Implicit feedback only."
+    )
+    unobserved_weight: Positive = Field(
+        0.1, description="Weight a0 of every (user, item) pair in `ials` (dimensionless)."
+    )
+    user_reg: NonNegative = Field(1.0, description="Regularization of user factors.")
+    item_reg: NonNegative = Field(1.0, description="Regularization of item factors.")
+    bias_reg: NonNegative = Field(1.0, description="Regularization of both biases; `explicit_als` only.")
+    reg_exponent: float = Field(
+        0.5, ge=0, le=2, description="nu of lambda_r = reg * n_r^nu: 1 as MLlib and ALS-WR, 0 as `implicit`."
+    )
+    seed: int = Field(1, ge=0, le=2**63 - 1, description="Seed of the initial factors.")
+
+    @property
+    def feedback(self) -> Feedback:
+        """Kind of interactions that the algorithm needs."""
+        return "explicit" if self.algorithm == "explicit_als" else "implicit"
+
+
+class Train(Section):
+    """How the training stage runs."""
+
+    iterations: int = Field(
+        15, ge=1, le=10_000, description="Iterations: one user half-step and one item half-step each."
+    )
+    solver: Solver = Field(
+        "cg", description="`cholesky` solves each row exactly; `cg` takes `cg_steps` warm-started steps."
+    )
+    cg_steps: int = Field(3, ge=1, le=1000, description="Conjugate gradient steps per half-step.")
+    ranks: int = Field(
+        2,
+        ge=1,
+        le=65_536,
+        description="Processes W that train together; the cluster must have as many free task slots.",
+    )
+    threads_per_rank: int = Field(
+        1, ge=1, le=1024, description="CPU threads of each rank; ranks on one machine share its cores."
+    )
+    timeout_seconds: int = Field(
+        60, ge=1, le=86_400, description="Longest wait (seconds) for a peer before the attempt is given up."
+    )
+
+
+class Evaluate(Section):
+    """How a model is measured on data that it was not trained on."""
+
+    split: Literal["k_fold", "random_holdout", "leave_last_out", "global_time", "user_holdout"] = Field(
+        "global_time",
+        description="`k_fold` over interactions, `random_holdout` per user, each user's last (`leave_last_out`), "
+        "the newest of all (`global_time`), or whole users that are only folded in (`user_holdout`).",
+    )
+    folds: int = Field(5, ge=2, le=100, description="Folds of `k_fold`; every fold is trained and measured.")
+    holdout_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Share of interactions (or users) held out, except for `k_fold` and `leave_last_out`.",
+    )
+    ks: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        (5, 10, 20), min_length=1, description="Cut-offs k of the ranking metrics."
+    )
+    relevant_min_value: Finite = Field(
+        -1e9, description="Held-out interactions of at least this strength count as relevant."
+    )
+    seed: int = Field(1, ge=0, le=2**63 - 1, description="Seed of random splits.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Evaluate:
+        twice = len(set(self.ks)) < len(self.ks)
+        return refuse(self, [f"evaluate.ks names a cut-off twice: {list(self.ks)}"] if twice else [])
+
+
+class Publish(Section):
+    """The quality gate in front of `live_model`."""
+
+    metric: str = Field(
+        "ndcg_at_10",
+        pattern=r"^[a-z0-9_]+$",
+        description="Metric that the gate compares (rmse and mae: lower is better).",
+    )
+    beat_popularity: bool = Field(True, description="Refuse a model that is no better than the popularity baseline.")
+    max_relative_loss: float = Field(
+        0.05, ge=0, le=1, description="Refuse a model that is worse than the live one by more than this share."
+    )
+    require_evaluation: bool = Field(True, description="Refuse a model without a recorded evaluation.")
+
+
+class Recommend(Section):
+    """Top-N lists and similar items."""
+
+    n: int = Field(20, ge=1, le=10_000, description="Items per user.")
+    exclude_seen: bool = Field(True, description="Leave out items that the user has interacted with.")
+    users: tuple[str, ...] = Field((), description="Only these users; empty: all users.")
+    allow_items: tuple[str, ...] = Field((), description="Recommend only these items; empty: all.")
+    deny_items: tuple[str, ...] = Field((), description="Never recommend these items.")
+    similar_n: int = Field(20, ge=0, le=10_000, description="Similar items kept per item; 0 leaves the table alone.")
+    user_block_rows: int = Field(1024, ge=1, le=1_000_000, description="Users scored in one matrix product (rows).")
+    item_block_rows: int = Field(8192, ge=1, le=10_000_000, description="Items scored in one matrix product (rows).")
+
+
+class Synthetic(Section):
+    """The generator behind `make demo`."""
+
+    users: int = Field(3000, ge=1, le=100_000_000, description="Users.")
+    items: int = Field(1000, ge=1, le=100_000_000, description="Items.")
+    events: int = Field(120_000, ge=1, le=10_000_000_000, description="Events.")
+    groups: int = Field(12, ge=1, le=10_000, description="Planted taste groups.")
+    popularity_exponent: float = Field(0.8, ge=0, le=5, description="Exponent of the power law of item popularity.")
+    affinity: float = Field(0.8, ge=0, le=1, description="Share of a user's events that fall in the user's own groups.")
+    days: Positive = Field(90.0, description="Length of the history in days.")
+    drift: float = Field(0.15, ge=0, le=1, description="Share of users whose taste changes halfway through.")
+    seed: int = Field(7, ge=0, le=2**63 - 1, description="Seed of the generator.")
+
+    @model_validator(mode="after")
+    def _agree(self) -> Synthetic:
+        excess = f"synthetic.groups ({self.groups}) must not exceed synthetic.items ({self.items})"
+        return refuse(self, [excess] if self.groups > self.items else [])
+
+
+class Config(Section):
+    """All sections. ``Config()`` is the documented default."""
+
+    tables: Tables = Tables()
+    spark: Spark = Spark()
+    ingest: Ingest = Ingest()
+    interactions: Interactions = Interactions()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    publish: Publish = Publish()
+    recommend: Recommend = Recommend()
+    synthetic: Synthetic = Synthetic()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Config:
+        problems = []
+        if self.model.feedback == "explicit":
+            implicit_only = {
+                "interactions.log_scale": self.interactions.log_scale != 0,
+                "interactions.half_life_days": self.interactions.half_life_days != 0,
+                "model.strength": self.model.strength != "value",
+            }
+            problems += [
+                f"{key} is for implicit feedback only, but model.algorithm is {self.model.algorithm}: leave its default"
+                for key, is_set in implicit_only.items()
+                if is_set
+            ]
+        cutoff = re.search(r"_at_(\d+)$", self.publish.metric)
+        if cutoff and int(cutoff[1]) not in self.evaluate.ks:
+            problems.append(f"publish.metric {self.publish.metric} needs the cut-off {cutoff[1]} in evaluate.ks")
+        return refuse(self, problems)

@@ -1,0 +1,100 @@
+"""The one equation: what each algorithm puts into it.
+
+Every half-step solves, for a target row r with entries E(r) and source factors Y::
+
+    (a0 Y'Y + sum_e w_e y_e y_e' + lambda_r I) x = sum_e t_e y_e
+
+and thereby minimises, over both sides together::
+
+    sum_e (w_e p_e^2 - 2 t_e p_e + c_e) + a0 sum_{all pairs} p^2 + sum_r lambda_r |x_r|^2
+
+with p_e the prediction of entry e. This module is the only one that knows how an algorithm turns strengths into
+weights w, targets t and constants c, and which effective regularization it uses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lakefactor.config import Model
+from lakefactor.kernels import effective_reg
+from lakefactor.types import FACTOR_DTYPE, Side
+
+
+@dataclass(frozen=True)
+class Equation:
+    """Coefficients of one model's equation.
+
+    Parameters
+    ----------
+    model : Model
+        The configured algorithm.
+    mean : float
+        Global mean of the strengths, in their unit; used by ``explicit_als`` only.
+
+    References
+    ----------
+    Hu, Koren, Volinsky, ICDM 2008, eq. 4 (``implicit_als``, c = 1 + alpha*s).
+    Rendle, Krichene, Zhang, Koren, RecSys 2022, eq. 4 (``ials``).
+    Koren, Bell, Volinsky, IEEE Computer 42(8), 2009, eq. 5 (biases of ``explicit_als``).
+
+    Examples
+    --------
+    >>> Equation(Model(algorithm="implicit_als", alpha=2.0)).weights(np.array([1.0, 3.0], np.float32))
+    array([2., 6.], dtype=float32)
+    """
+
+    model: Model
+    mean: float = 0.0
+
+    @property
+    def biased(self) -> bool:
+        """Whether the last column of a factor matrix is the row's bias."""
+        return self.model.algorithm == "explicit_als"
+
+    @property
+    def columns(self) -> int:
+        """Columns of a factor matrix: the rank, and one more for a bias."""
+        return self.model.rank + self.biased
+
+    @property
+    def a0(self) -> float:
+        """Weight of every (user, item) pair."""
+        return {"implicit_als": 1.0, "ials": self.model.unobserved_weight, "explicit_als": 0.0}[self.model.algorithm]
+
+    def weights(self, strengths: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return w, float32, shape of ``strengths``, >= 0."""
+        if self.model.algorithm == "explicit_als":
+            return np.ones_like(strengths)
+        used = np.ones_like(strengths) if self.model.strength == "binary" else strengths
+        return FACTOR_DTYPE(self.model.alpha) * used
+
+    def targets(self, strengths: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return t, float32, shape of ``strengths``."""
+        if self.model.algorithm == "explicit_als":
+            return strengths - FACTOR_DTYPE(self.mean)
+        weights = self.weights(strengths)
+        return weights + FACTOR_DTYPE(1) if self.model.algorithm == "implicit_als" else weights
+
+    def constant(self, strengths: NDArray[np.float32]) -> float:
+        """Return the sum of c_e over entries: what the objective is when every prediction is 0."""
+        targets = self.targets(strengths).astype(np.float64)
+        return float(np.square(targets).sum() if self.biased else targets.sum())
+
+    def reg(self, side: Side, n_entries: NDArray[np.int64], n_source: int) -> NDArray[np.float32]:
+        """Return lambda of each row, float32, for factors of ``side`` solved against ``n_source`` rows."""
+        base = self.model.user_reg if side == "user" else self.model.item_reg
+        return self._effective(n_entries, base, n_source)
+
+    def bias_reg(self, side: Side, n_entries: NDArray[np.int64], n_source: int) -> NDArray[np.float32]:
+        """Return lambda of each row's last column: the bias's where there is one, else that of the factors."""
+        if not self.biased:
+            return self.reg(side, n_entries, n_source)
+        return self._effective(n_entries, self.model.bias_reg, n_source)
+
+    def _effective(self, n_entries: NDArray[np.int64], base: float, n_source: int) -> NDArray[np.float32]:
+        offset = self.a0 * n_source if self.model.algorithm == "ials" else 0.0
+        return effective_reg(n_entries, base, self.model.reg_exponent, offset)
