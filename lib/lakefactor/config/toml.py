@@ -1,4 +1,4 @@
-"""Write conf/local.toml, conf/prod.toml and docs/configuration.md: ``python -m lakefactor.config.toml`` in a checkout."""
+"""Write conf/*.toml and docs/configuration.md: ``python -m lakefactor.config.toml`` in a checkout."""
 
 from __future__ import annotations
 
