@@ -52,6 +52,19 @@ class Communicator(Protocol):
         ...
 
 
+def all_gather(comm: Communicator, row: NDArray) -> NDArray:
+    """Return every rank's ``row``, shape (W, ...); the same shape and dtype on every rank.
+
+    Examples
+    --------
+    >>> from lakefactor.comm.local import Local
+    >>> all_gather(Local(), np.array([3, 4]))
+    array([[3, 4]])
+    """
+    one_each = np.ones(comm.size, dtype=np.int64)
+    return comm.exchange(np.repeat(row[None], comm.size, axis=0), one_each, one_each)
+
+
 def exchange_parts(comm: Communicator, parts: list[NDArray]) -> list[NDArray]:
     """Send ``parts[r]`` to rank r and return what each rank sent here, when the lengths are not known beforehand.
 
@@ -68,7 +81,6 @@ def exchange_parts(comm: Communicator, parts: list[NDArray]) -> list[NDArray]:
     [array([3, 4])]
     """
     counts = np.array([len(part) for part in parts], dtype=np.int64)
-    one_each = np.ones(comm.size, dtype=np.int64)
-    received = comm.exchange(counts, one_each, one_each)
+    received = all_gather(comm, counts)[:, comm.proc_rank]
     rows = comm.exchange(np.concatenate(parts), counts, received)
     return np.split(rows, np.cumsum(received)[:-1])

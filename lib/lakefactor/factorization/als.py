@@ -14,7 +14,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from lakefactor.comm import Communicator
+from lakefactor.comm import Communicator, all_gather
 from lakefactor.config import Model, Train
 from lakefactor.errors import SolveError
 from lakefactor.factorization.equation import Equation
@@ -46,6 +46,24 @@ class Iteration:
 
 
 @dataclass(frozen=True)
+class Totals:
+    """The interactions of all ranks in a few numbers; strengths in their own unit.
+
+    Attributes
+    ----------
+    users, items, entries : int
+    mean_strength, min_strength, max_strength : float
+    """
+
+    users: int
+    items: int
+    entries: int
+    mean_strength: float
+    min_strength: float
+    max_strength: float
+
+
+@dataclass(frozen=True)
 class Fit:
     """Result on one rank: the factor rows it owns, and the history of the whole run.
 
@@ -55,13 +73,15 @@ class Fit:
     bias : dict of float32 ndarray, shape (n_side,)
         Zeros where the algorithm has none.
     mean : float
-        Global mean of the strengths (0 where the algorithm does not use it).
+        The part of every prediction that no row owns: the mean strength for biased models, else 0.
+    totals : Totals
     history : list of Iteration
     """
 
     factors: dict[Side, NDArray[np.float32]]
     bias: dict[Side, NDArray[np.float32]]
     mean: float
+    totals: Totals
     history: list[Iteration]
 
 
@@ -96,12 +116,11 @@ def fit(
     extra pass over the entries: the item half-step returns x'Mx - 2x'b of each of its rows, which holds every term
     but the constant and the users' regularization.
     """
-    total_entries, mean = _totals(shard, comm)
-    equation = Equation(model, mean if model.algorithm == "explicit_als" else 0.0)
-    sizes = comm.all_reduce_sum(np.array([len(shard.rows[side].ids) for side in SIDES], dtype=np.float64))
+    totals = _totals(shard, comm)
+    equation = Equation(model, totals.mean_strength if model.algorithm == "explicit_als" else 0.0)
     half_steps = {
-        side: _HalfStep(shard.rows[side], side, int(n_source), equation, train)
-        for side, n_source in zip(SIDES, sizes[::-1], strict=True)
+        "user": _HalfStep(shard.rows["user"], "user", totals.items, equation, train),
+        "item": _HalfStep(shard.rows["item"], "item", totals.users, equation, train),
     }
     factors = _initial(shard, equation, model.seed)
     constant = _sum(comm, equation.constant(shard.rows["user"].strengths))
@@ -112,7 +131,7 @@ def fit(
             values = half_steps[side].solve(shard, comm, factors)
         penalty = half_steps["user"].penalty(factors["user"])
         objective = constant + _sum(comm, float(values.sum()) + penalty)
-        history.append(Iteration(number, objective, perf_counter() - start, total_entries))
+        history.append(Iteration(number, objective, perf_counter() - start, totals.entries))
         on_iteration(history[-1])
     return Fit(
         factors={side: factors[side][:, : model.rank] for side in SIDES},
@@ -121,6 +140,7 @@ def fit(
             for side in SIDES
         },
         mean=equation.mean,
+        totals=totals,
         history=history,
     )
 
@@ -198,10 +218,15 @@ def _initial(shard: Shard, equation: Equation, seed: int) -> dict[Side, NDArray[
     return {"user": np.zeros((len(shard.rows["user"].ids), equation.columns), FACTOR_DTYPE), "item": items}
 
 
-def _totals(shard: Shard, comm: Communicator) -> tuple[int, float]:
+def _totals(shard: Shard, comm: Communicator) -> Totals:
     strengths = shard.rows["user"].strengths
-    count, total = comm.all_reduce_sum(np.array([len(strengths), strengths.sum(dtype=np.float64)]))
-    return int(count), float(total / count)
+    n_rows = [len(shard.rows[side].ids) for side in SIDES]
+    users, items, entries, total = comm.all_reduce_sum(
+        np.array([*n_rows, len(strengths), strengths.sum(dtype=np.float64)], dtype=np.float64)
+    )
+    extremes = np.array([strengths.min(initial=np.inf), strengths.max(initial=-np.inf)], dtype=np.float64)
+    smallest, largest = all_gather(comm, extremes).T
+    return Totals(int(users), int(items), int(entries), total / entries, smallest.min(), largest.max())
 
 
 def _sum(comm: Communicator, value: float) -> float:

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lakefactor.comm import Communicator, exchange_parts
+from lakefactor.comm import Communicator, all_gather, exchange_parts
 from lakefactor.errors import InputError
 from lakefactor.kernels import build_csr, hash_ids
 from lakefactor.types import INDEX_DTYPE, Side
@@ -226,8 +226,7 @@ def _transpose(
         parts["strength"].append(strengths[mine])
     received = {name: exchange_parts(comm, arrays) for name, arrays in parts.items()}
     send_counts = np.array([len(rows) for rows in needed], dtype=np.int64)
-    ones = np.ones(comm.size, dtype=np.int64)
-    recv_counts = comm.exchange(send_counts, ones, ones)
+    recv_counts = all_gather(comm, send_counts)[:, comm.proc_rank]
     plan = Plan(np.concatenate(needed), send_counts, recv_counts)
 
     starts = np.cumsum(recv_counts) - recv_counts

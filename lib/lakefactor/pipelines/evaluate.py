@@ -1,0 +1,169 @@
+"""Evaluate: train the model's configuration on a part of its interactions, and measure it on the rest.
+
+A model that has seen everything cannot be measured on anything; so what is measured is its configuration, at the
+interactions version that it was trained on, and recorded under its version.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable
+from datetime import datetime, timezone
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lakefactor.config import Config
+from lakefactor.pipelines.progress import TrainingProgress
+from lakefactor.pipelines.models import ModelRecord, newest
+from lakefactor.spark.catalogue import Catalogue, collect_catalogue
+from lakefactor.spark.measuring import Measured, Subject, measure
+from lakefactor.spark.splits import Fold, folds
+from lakefactor.spark.tables import Tables
+from lakefactor.spark.training import Trained, train_interactions
+
+MEAN_FOLD = -1
+
+
+class EvaluateResult(BaseModel):
+    """Means over folds, by recommender (``model``, ``popularity``) and metric, as ``ndcg_at_10`` or ``rmse``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model_version: str
+    evaluation_id: str
+    split: str
+    folds: int
+    metrics: dict[str, dict[str, float]]
+
+
+def run(spark: SparkSession, config: Config, model_version: str | None = None) -> EvaluateResult:
+    """Evaluate the configuration of a model version (default: the newest) by the configured split.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    config : Config
+        ``evaluate`` and ``tables`` are used; ``model`` and ``train`` come from the model version.
+    model_version : str or None
+
+    Raises
+    ------
+    TableError
+        There is no such model version, or its interactions version is gone.
+    InputError
+        The split leaves nothing to train or test on.
+    """
+    tables = Tables(spark, config.tables)
+    record = newest(tables, model_version)
+    as_trained = config.model_copy(update={"model": record.config.model, "train": record.config.train})
+    interactions = tables.read("interactions", record.interactions_version)
+    figures = {fold.number: _measure_fold(fold, as_trained) for fold in folds(interactions, config.evaluate)}
+    evaluation_id = secrets.token_hex(8)
+    tables.ensure("evaluations")
+    tables.append("evaluations", _rows(spark, tables, record, config, evaluation_id, figures), txn=(evaluation_id, 0))
+    return EvaluateResult(
+        model_version=record.model_version,
+        evaluation_id=evaluation_id,
+        split=config.evaluate.split,
+        folds=len(figures),
+        metrics=by_name(_mean(figures)),
+    )
+
+
+def by_name(measured: Iterable[Measured]) -> dict[str, dict[str, float]]:
+    """Return ``{recommender: {"ndcg_at_10": value, ...}}``."""
+    names: dict[str, dict[str, float]] = defaultdict(dict)
+    for figure in measured:
+        names[figure.recommender][metric_name(figure.metric, figure.k)] = figure.value
+    return dict(names)
+
+
+def metric_name(metric: str, k: int) -> str:
+    """Return how people call a metric.
+
+    >>> metric_name("ndcg", 10), metric_name("rmse", 0)
+    ('ndcg_at_10', 'rmse')
+    """
+    return f"{metric}_at_{k}" if k else metric
+
+
+def _measure_fold(fold: Fold, config: Config) -> list[Measured]:
+    train = fold.train.persist()
+    try:
+        with TrainingProgress(config.train.iterations, label=f"fold {fold.number + 1}") as progress:
+            trained = train_interactions(train, config, progress)
+        subject = _subject(fold, trained, config)
+        measured = measure(fold, trained.factors("user"), subject, config.evaluate)
+        trained.release()
+    finally:
+        train.unpersist()
+    return measured
+
+
+def _subject(fold: Fold, trained: Trained, config: Config) -> Subject:
+    from lakefactor.comm.local import Local
+    from lakefactor.factorization.als import scaled_gramian
+    from lakefactor.factorization.equation import Equation
+
+    catalogue = collect_catalogue(trained.factors("item"))
+    equation = Equation(config.model, trained.log["mean"])
+    totals = trained.log["totals"]
+    source = np.column_stack([catalogue.factors, catalogue.bias]) if equation.biased else catalogue.factors
+    return Subject(
+        catalogue=catalogue,
+        equation=equation,
+        item_mean=_item_mean(fold.train, catalogue) if equation.biased else np.zeros(0, np.float32),
+        gramian=scaled_gramian(Local(), np.ascontiguousarray(source), equation.a0) if fold.fold_in else None,
+        strength_range=(totals["min_strength"], totals["max_strength"]),
+    )
+
+
+def _item_mean(train: DataFrame, catalogue: Catalogue) -> np.ndarray:
+    means = train.groupBy("item_id").agg(F.avg("strength").alias("mean")).toArrow().combine_chunks()
+    result = np.zeros(len(catalogue.ids), np.float32)
+    result[catalogue.columns_of(means["item_id"].combine_chunks())] = means["mean"].to_numpy()
+    return result
+
+
+def _mean(figures: dict[int, list[Measured]]) -> list[Measured]:
+    """Average each figure over the folds that have it."""
+    groups: dict[tuple[str, str, int], list[Measured]] = defaultdict(list)
+    for measured in figures.values():
+        for figure in measured:
+            groups[figure.recommender, figure.metric, figure.k].append(figure)
+    return [
+        Measured(*key, value=float(np.mean([f.value for f in group])), n=sum(f.n for f in group))
+        for key, group in groups.items()
+    ]
+
+
+def _rows(
+    spark: SparkSession,
+    tables: Tables,
+    record: ModelRecord,
+    config: Config,
+    evaluation_id: str,
+    figures: dict[int, list[Measured]],
+) -> DataFrame:
+    now = datetime.now(timezone.utc)
+    rows = [
+        {
+            "model_version": record.model_version,
+            "evaluation_id": evaluation_id,
+            "evaluated_at": now,
+            "split": config.evaluate.split,
+            "fold": fold,
+            "recommender": figure.recommender,
+            "metric": figure.metric,
+            "k": figure.k,
+            "value": figure.value,
+            "n": figure.n,
+        }
+        for fold, measured in [*figures.items(), (MEAN_FOLD, _mean(figures))]
+        for figure in measured
+    ]
+    return spark.createDataFrame(rows, tables.read("evaluations").schema)

@@ -1,0 +1,51 @@
+"""Model versions: which exist, which one is live."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pyspark.sql import functions as F
+
+from lakefactor.config import Config
+from lakefactor.errors import TableError
+from lakefactor.spark.tables import Tables
+
+LIVE_NAME = "default"
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """A row of ``models``."""
+
+    model_version: str
+    config: Config
+    interactions_version: int
+    mean: float
+
+
+def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
+    """Return a model version by name, or the newest.
+
+    Raises
+    ------
+    TableError
+        There is none of that name, or none at all.
+    """
+    models = tables.read("models")
+    if model_version is not None:
+        models = models.where(F.col("model_version") == model_version)
+    row = models.orderBy(F.desc("created_at"), F.desc("model_version")).first()
+    if row is None:
+        wanted = f"model version {model_version!r}" if model_version else "any model version"
+        raise TableError(f"table models does not hold {wanted}; 'lakefactor query models' lists what there is")
+    return ModelRecord(
+        row.model_version, Config.model_validate_json(row.config), row.input_versions["interactions"], row["mean"]
+    )
+
+
+def live_version(tables: Tables) -> str | None:
+    """Return the published model version, or None before the first."""
+    if not tables.exists("live_model"):
+        return None
+    row = tables.read("live_model").where(F.col("name") == LIVE_NAME).first()
+    return row and row.model_version

@@ -1,0 +1,112 @@
+"""Recommend: the live model's top-N items for users, and the most similar items of each item."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lakefactor.config import Config
+from lakefactor.errors import TableError, UnknownIdError
+from lakefactor.pipelines.models import live_version, newest
+from lakefactor.spark.catalogue import Catalogue, collect_catalogue
+from lakefactor.spark.scoring import similar_items, top_items
+from lakefactor.spark.tables import Tables
+
+
+class RecommendResult(BaseModel):
+    """What was written for one model version."""
+
+    model_config = ConfigDict(frozen=True)
+
+    model_version: str
+    users: int
+    recommendations: int
+    similar_items: int
+
+
+def run(spark: SparkSession, config: Config, model_version: str | None = None) -> RecommendResult:
+    """Write ``recommendations`` and ``similar_items`` of a model version (default: the live one).
+
+    Rows of the same users and version are replaced, so running it again changes nothing; rows of other versions and
+    other users stay.
+
+    Raises
+    ------
+    TableError
+        Nothing is published and no version was named.
+    UnknownIdError
+        A configured user or item is not in the model.
+    """
+    tables = Tables(spark, config.tables)
+    version = model_version or live_version(tables)
+    if version is None:
+        raise TableError("no model is published; run 'lakefactor publish', or name one with --model-version")
+    record = newest(tables, version)
+    of_version = F.col("model_version") == version
+    item_factors = tables.read("item_factors").where(of_version)
+    user_factors = tables.read("user_factors").where(of_version)
+    users = _wanted_users(user_factors, config.recommend.users, version)
+    catalogue = collect_catalogue(item_factors)
+    _refuse_unknown_items(catalogue, config)
+    seen = tables.read("interactions").select("user_id", "item_id") if config.recommend.exclude_seen else None
+    item_type = dict(item_factors.dtypes)["item_id"]
+    id_types = (tables.id_types("user_factors")[0], tables.id_types("item_factors")[1])
+
+    tables.ensure("recommendations", *id_types)
+    top = top_items(users, seen, catalogue, record.mean, config.recommend)
+    _replace(tables, "recommendations", top, version, config.recommend.users)
+    if config.recommend.similar_n:
+        tables.ensure("similar_items", *id_types)
+        similar = similar_items(spark, catalogue, config.recommend.similar_n, item_type)
+        _replace(tables, "similar_items", similar, version, ())
+    written = {
+        table: tables.read(table).where(of_version).count() if tables.exists(table) else 0
+        for table in ("recommendations", "similar_items")
+    }
+    return RecommendResult(model_version=version, users=users.count(), **written)
+
+
+def _wanted_users(user_factors: DataFrame, wanted: tuple[str, ...], version: str) -> DataFrame:
+    if not wanted:
+        return user_factors
+    users = user_factors.where(F.col("user_id").cast("string").isin(*wanted))
+    found = {str(row.user_id) for row in users.select("user_id").collect()}
+    if missing := [user for user in wanted if user not in found]:
+        raise UnknownIdError(
+            f"recommend.users: {len(missing)} users are not in model version {version}, the first is {missing[0]!r}; "
+            "a user is known once a model was trained on the user's interactions"
+        )
+    return users
+
+
+def _refuse_unknown_items(catalogue: Catalogue, config: Config) -> None:
+    for key in ("allow_items", "deny_items"):
+        named = getattr(config.recommend, key)
+        known = set(catalogue.ids.filter(pa.array(catalogue.mask(named))).cast(pa.string()).to_pylist())
+        if missing := [item for item in named if item not in known]:
+            raise UnknownIdError(
+                f"recommend.{key}: {len(missing)} items are not in the model, the first is {missing[0]!r}; "
+                "remove them from the list"
+            )
+
+
+def _replace(tables: Tables, table: str, rows: DataFrame, version: str, users: tuple[str, ...]) -> None:
+    stamped = rows.select(
+        F.lit(version).alias("model_version"), *rows.columns, F.current_timestamp().alias("created_at")
+    )
+    predicate = f"model_version = {_literal(version)}"
+    if users:
+        predicate += f" AND cast(user_id AS STRING) IN ({', '.join(map(_literal, users))})"
+    tables.replace_where(table, stamped, predicate)
+
+
+def _literal(text: str) -> str:
+    """Return a SQL string literal.
+
+    >>> print(_literal("it's a \\ test"))
+    'it\\'s a \\\\ test'
+    """
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"

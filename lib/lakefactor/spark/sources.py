@@ -1,0 +1,206 @@
+"""Raw rows of files and tables, as they were found.
+
+Text is read as text: no type is guessed, so no id loses its leading zeros. Every row keeps all its own columns, the
+file that it is from, and, where it could not be split into fields, its line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from pyspark.sql import Column, DataFrame, DataFrameReader, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import (
+    BooleanType,
+    DataType,
+    DateType,
+    DecimalType,
+    IntegralType,
+    NumericType,
+    StringType,
+    StructType,
+    TimestampNTZType,
+    TimestampType,
+)
+
+from lakefactor.config import Ingest
+from lakefactor.errors import InputError
+from lakefactor.spark.files import FileSet, find_files, header_of, refused
+from lakefactor.spark.roles import Roles, assign_roles
+from lakefactor.types import SIDES, Side
+
+SOURCE = "_lakefactor_source"
+LINE = "_lakefactor_line"
+HEADERLESS_COLUMNS = ("user", "item", "value", "time")
+
+_READABLE: dict[str, tuple[str, tuple[type[DataType], ...]]] = {
+    "value": ("a number", (StringType, NumericType, BooleanType)),
+    "time": ("a time", (StringType, NumericType, TimestampType, TimestampNTZType, DateType)),
+    "type": ("an event type", (StringType,)),
+}
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """Rows of files that have the same columns.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        The source's own columns, SOURCE (xxhash64 of the file's URI), and LINE (text of a malformed line, else null).
+    columns : tuple of str
+        The source's own columns.
+    roles : Roles
+    integral_ids : dict of Side to bool
+        Whether a side's ids are integers by the file's own types; never true of CSV.
+    files : FileSet
+        The files that the rows are from.
+    """
+
+    frame: DataFrame
+    columns: tuple[str, ...]
+    roles: Roles
+    integral_ids: dict[Side, bool]
+    files: FileSet
+
+
+def read_sources(spark: SparkSession, ingest: Ingest, paths: Sequence[str]) -> list[RawRows]:
+    """Read files, folders and Delta tables; see `find_files` for what a path may be.
+
+    Raises
+    ------
+    InputError
+        A path leads nowhere, a file is empty or unreadable, or its columns are not understood.
+    """
+    raw = []
+    for files in find_files(spark, paths, ingest.format):
+        if files.format == "csv":
+            raw += _read_csv(spark, files, ingest)
+        elif files.format == "json":
+            raw.append(_read_json(spark, files, ingest))
+        else:
+            raw.append(_read_typed(spark, files, ingest))
+    return raw
+
+
+def source_names(spark: SparkSession, raw: Sequence[RawRows]) -> DataFrame:
+    """Return `source_hash` (as SOURCE) and `source` (path) of every file or table in `raw`, each once."""
+    names = []
+    for rows in raw:
+        if rows.files.format == "delta":
+            paths = spark.createDataFrame([(rows.files.place,)], "path string")
+            uri = F.col("path")
+        else:  # Spark lists the files without opening them, and names them as it does in their rows
+            paths = _reader(spark, replace(rows.files, format="binaryFile")).load(list(rows.files.paths))
+            uri = _uri(paths)
+        names.append(paths.select(F.xxhash64(uri).alias("source_hash"), F.col("path").alias("source")))
+    return reduce(DataFrame.unionAll, names).distinct()
+
+
+def _read_csv(spark: SparkSession, files: FileSet, ingest: Ingest) -> list[RawRows]:
+    """Read CSV files, those with the same header together."""
+    by_header: dict[tuple[str, ...], list[str]] = {}
+    for path in files.paths:
+        header = header_of(spark, path, ingest.delimiter)
+        if header is not None:
+            by_header.setdefault(_names(header, ingest.header, path), []).append(path)
+    if not by_header:
+        raise InputError(f"input {files.place} has no lines; give a file with rows")
+    raw = []
+    for names, paths in by_header.items():
+        reader = (
+            _reader(spark, files)
+            .schema(_text_schema(names))
+            .option("header", ingest.header)
+            .option("sep", ingest.delimiter)
+            .option("escape", '"')  # a quote within quotes is doubled, as RFC 4180 has it
+            .option("columnNameOfCorruptRecord", LINE)
+            .option("columnPruning", False)  # or else the number of fields goes unchecked
+        )
+        raw.append(_raw(_with_source(reader.load(paths)), replace(files, paths=tuple(paths)), paths[0], ingest))
+    return raw
+
+
+def _names(header: tuple[str, ...], has_header: bool, path: str) -> tuple[str, ...]:
+    """Return unique column names for the fields of a first line.
+
+    >>> _names(("user", "item", ""), True, "a.csv"), _names(("7", "8"), False, "b.csv")
+    (('user', 'item', 'column_3'), ('user', 'item'))
+    """
+    if not has_header:
+        header = HEADERLESS_COLUMNS[: len(header)] + ("",) * (len(header) - len(HEADERLESS_COLUMNS))
+    names = tuple(name if name.strip() else f"column_{number}" for number, name in enumerate(header, 1))
+    lowered = [name.lower() for name in names]
+    if twice := [name for name in names if lowered.count(name.lower()) > 1]:
+        raise InputError(f"{path} has more than one column {twice[0]!r}; rename one")
+    return names
+
+
+def _read_json(spark: SparkSession, files: FileSet, ingest: Ingest) -> RawRows:
+    """Read JSON lines: once for the columns and their types, then as text."""
+    reader = _reader(spark, files).option("columnNameOfCorruptRecord", LINE)
+    with refused(f"input {files.place} cannot be read as JSON lines"):
+        types = reader.load(list(files.paths)).schema
+    schema = _text_schema([name for name in types.names if name != LINE])
+    return _raw(_with_source(reader.schema(schema).load(list(files.paths))), files, files.place, ingest, types)
+
+
+def _read_typed(spark: SparkSession, files: FileSet, ingest: Ingest) -> RawRows:
+    """Read Parquet files or a Delta table."""
+    with refused(f"input {files.place} cannot be read as {files.format}"):
+        if files.format == "delta":  # the table is the source; its files come and go with every OPTIMIZE
+            frame = spark.read.format("delta").load(files.place)
+            frame = frame.withColumn(SOURCE, F.xxhash64(F.lit(files.place)))
+        else:
+            frame = _with_source(_reader(spark, files).option("mergeSchema", True).load(list(files.paths)))
+    return _raw(frame.withColumn(LINE, F.lit(None).cast("string")), files, files.place, ingest)
+
+
+def _raw(frame: DataFrame, files: FileSet, place: str, ingest: Ingest, types: StructType | None = None) -> RawRows:
+    """Find the roles, and refuse columns of a type that cannot play them."""
+    columns = tuple(name for name in frame.columns if name not in (SOURCE, LINE))
+    roles = assign_roles(columns, ingest, place)
+    kinds = {field.name: field.dataType for field in types or frame.schema}
+    for role, (meaning, readable) in _READABLE.items():
+        column = getattr(roles, role)
+        if column is not None and not isinstance(kinds[column], readable):
+            raise InputError(
+                f"{place}: column {column!r} is {kinds[column].simpleString()}, which is not read as {meaning}; "
+                f"convert it, or correct ingest.{role}_column"
+            )
+    integral = {side: _is_integral(kinds[getattr(roles, side)]) for side in SIDES}
+    for side in SIDES:
+        column = getattr(roles, side)
+        if not (integral[side] or isinstance(kinds[column], StringType)):
+            raise InputError(
+                f"{place}: column {column!r} is {kinds[column].simpleString()}; {side} ids are texts or 64-bit "
+                f"integers; convert it, or correct ingest.{side}_column"
+            )
+    return RawRows(frame, columns, roles, integral, files)
+
+
+def _is_integral(kind: DataType) -> bool:
+    return isinstance(kind, IntegralType) or (isinstance(kind, DecimalType) and kind.scale == 0)
+
+
+def _text_schema(names: Sequence[str]) -> StructType:
+    schema = StructType()
+    for name in [*names, LINE]:
+        schema = schema.add(name, StringType())
+    return schema
+
+
+def _reader(spark: SparkSession, files: FileSet) -> DataFrameReader:
+    """Return a reader of exactly the named files: brackets in their names are no pattern."""
+    reader = spark.read.format(files.format).option("__globPaths__", False)
+    return reader.option("basePath", files.base) if files.base else reader
+
+
+def _with_source(frame: DataFrame) -> DataFrame:
+    return frame.withColumn(SOURCE, F.xxhash64(_uri(frame)))
+
+
+def _uri(frame: DataFrame) -> Column:
+    return frame.metadataColumn("_metadata").getField("file_path")

@@ -1,0 +1,232 @@
+"""Delta tables by their contract name: created, checked, read at a version, and written once.
+
+The only module that knows where a table lives (a folder under ``tables.root``, or a name in ``tables.catalog``). Every
+table is created from its contract and compared with it whenever it is opened, so a job never computes on a table that
+is not what it thinks.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from delta.tables import DeltaTable
+from pyspark.errors import AnalysisException
+from pyspark.sql import DataFrame, DataFrameWriterV2, Row, SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.types import LongType, StructType
+
+from lakefactor import config as settings
+from lakefactor.contracts import IdType, by_name, by_path, load
+from lakefactor.errors import ShapeError, TableError
+
+_WRITTEN_BY = {
+    "events": "ingest",
+    "rejects": "ingest",
+    "interactions": "ingest",
+    "user_factors": "train",
+    "item_factors": "train",
+    "models": "train",
+    "run_log": "train",
+    "evaluations": "evaluate",
+    "live_model": "publish",
+    "decisions": "publish",
+    "recommendations": "recommend",
+    "similar_items": "recommend",
+}
+
+
+class Tables:
+    """The Delta tables of one root or catalog schema.
+
+    Parameters
+    ----------
+    spark : SparkSession
+        Session that reads; writes use the session of the rows that are written.
+    config : lakefactor.config.Tables
+        ``root`` or ``catalog``.
+
+    Raises
+    ------
+    TableError
+        From every method that opens a table: the table, the version or a column is missing or not as its contract says.
+    """
+
+    def __init__(self, spark: SparkSession, config: settings.Tables) -> None:
+        self._spark = spark
+        self._root = config.root if not config.root or ":" in config.root else str(Path(config.root).absolute())
+        self._catalog = config.catalog
+
+    def path_or_name(self, table: str) -> str:
+        """Return the folder or URI of `table`, or its name in the catalog."""
+        name = load(table).name
+        return f"{self._root.rstrip('/')}/{name}" if self._root else f"{self._catalog}.{name}"
+
+    def sql_name(self, table: str) -> str:
+        """Return `table` as SQL text names it, quoted."""
+        return by_path(self.path_or_name(table)) if self._root else by_name(self._catalog, load(table).name)
+
+    def exists(self, table: str) -> bool:
+        """Tell whether `table` has been created."""
+        place = self.path_or_name(table)
+        return DeltaTable.isDeltaTable(self._spark, place) if self._root else self._spark.catalog.tableExists(place)
+
+    def ensure(self, table: str, user_id_type: IdType = "string", item_id_type: IdType = "string") -> None:
+        """Create `table` from its contract, or check the one that is there.
+
+        Parameters
+        ----------
+        table : str
+            Name of a contract.
+        user_id_type, item_id_type : {"string", "long"}
+            Types of the id columns.
+        """
+        if self.exists(table):
+            self._check(table, self._open(table).schema, (user_id_type, item_id_type))
+            return
+        with self._refused(f"table {table} cannot be created at {self.path_or_name(table)}"):
+            if not self._root:
+                self._spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.sql_name(table).rpartition('.')[0]}")
+            for statement in load(table).ddl(self.sql_name(table), None, user_id_type, item_id_type):
+                self._spark.sql(statement)
+
+    def id_types(self, table: str) -> tuple[IdType, IdType]:
+        """Return the types of the user and item ids in `table`, each "string" or "long".
+
+        A column that the table lacks counts as "string".
+        """
+        return _id_types(self.read(table).schema)
+
+    def read(self, table: str, version: int | None = None) -> DataFrame:
+        """Return the rows of `table`.
+
+        Parameters
+        ----------
+        table : str
+            Name of a contract.
+        version : int, optional
+            Delta version; None: the newest when the rows are asked for.
+        """
+        frame = self._open(table, version)
+        self._check(table, frame.schema, _id_types(frame.schema))
+        return frame
+
+    def version(self, table: str) -> int:
+        """Return the newest Delta version of `table`."""
+        return int(self._newest_commit(table)["version"])
+
+    def uid(self, table: str) -> str:
+        """Return Delta's own id of `table`; a table that was dropped and created again has another."""
+        self._open(table)
+        detail = self._spark.sql(f"DESCRIBE DETAIL {self.sql_name(table)}").first()
+        assert detail is not None
+        return str(detail["id"])
+
+    def commit_metadata(self, table: str) -> dict[str, Any]:
+        """Return the metadata that the newest commit of `table` was given; empty where it was given none."""
+        return json.loads(self._newest_commit(table)["userMetadata"] or "{}")
+
+    def append(self, table: str, rows: DataFrame, txn: tuple[str, int] | None = None) -> None:
+        """Append `rows`.
+
+        Parameters
+        ----------
+        table : str
+            Name of a contract; the table exists.
+        rows : DataFrame
+            Has every column of the table, in any order.
+        txn : (str, int), optional
+            Application id and version of this write. A repeat of a pair, or a lower version, is skipped by Delta.
+        """
+        writer = self._writer(table, rows)
+        if txn is not None:
+            writer = writer.option("txnAppId", txn[0]).option("txnVersion", str(txn[1]))
+        writer.append()
+
+    def overwrite(self, table: str, rows: DataFrame, metadata: Mapping[str, Any]) -> None:
+        """Replace all rows in one commit that carries `metadata` (JSON-able; see `commit_metadata`)."""
+        self._writer(table, rows).option("userMetadata", json.dumps(metadata, sort_keys=True)).overwrite(F.lit(True))
+
+    def replace_where(self, table: str, rows: DataFrame, predicate: str) -> None:
+        """Replace the rows that match `predicate` (SQL) in one commit; every new row must match it too."""
+        self._writer(table, rows).overwrite(F.expr(predicate))
+
+    def merge_new(self, table: str, rows: DataFrame, key: Sequence[str]) -> int:
+        """Insert the rows whose key is not in `table` yet, and return how many those were.
+
+        Nothing new means no new version. A key must not occur twice in `rows`. An insert-only MERGE against an empty
+        table plans as an append, so there is no second way.
+        """
+        source = f"merge_{uuid.uuid4().hex}"
+        same_key = " AND ".join(f"old.`{column}` = new.`{column}`" for column in key)
+        self._conform(table, rows).createOrReplaceTempView(source)
+        try:
+            outcome = rows.sparkSession.sql(
+                f"MERGE INTO {self.sql_name(table)} AS old USING {source} AS new ON {same_key} "
+                "WHEN NOT MATCHED THEN INSERT *"
+            ).first()
+        finally:
+            rows.sparkSession.catalog.dropTempView(source)
+        assert outcome is not None
+        return int(outcome["num_inserted_rows"])
+
+    def _open(self, table: str, version: int | None = None) -> DataFrame:
+        """Return the table's rows, unchecked."""
+        place = self.path_or_name(table)
+        if not self.exists(table):
+            command = _WRITTEN_BY[table]
+            raise TableError(
+                f"table {table} does not exist at {place}; `lakefactor {command}` creates it "
+                "(or tables.root or tables.catalog names another place)"
+            )
+        reader = self._spark.read.format("delta")
+        if version is not None:
+            reader = reader.option("versionAsOf", version)
+        at = "" if version is None else f" at version {version}"
+        with self._refused(f"table {table} cannot be read from {place}{at}"):
+            return reader.load(place) if self._root else reader.table(place)
+
+    def _check(self, table: str, schema: StructType, id_types: tuple[IdType, IdType]) -> None:
+        """Compare a schema with the contract, column by column."""
+        found = {field.name: field.dataType.simpleString() for field in schema}
+        if differences := load(table).differences(found, *id_types):
+            raise TableError(
+                f"table {table} at {self.path_or_name(table)} is not as its contract says: {'; '.join(differences)}; "
+                "use another tables.root or tables.catalog, or migrate the table"
+            )
+
+    def _writer(self, table: str, rows: DataFrame) -> DataFrameWriterV2:
+        return self._conform(table, rows).writeTo(self.sql_name(table))
+
+    def _conform(self, table: str, rows: DataFrame) -> DataFrame:
+        """Return `rows` with the table's columns in the table's order."""
+        columns = self.read(table).columns
+        if missing := [name for name in columns if name not in rows.columns]:
+            raise ShapeError(f"rows for table {table} lack the columns {', '.join(missing)}")
+        return rows.select(*columns)
+
+    def _newest_commit(self, table: str) -> Row:
+        self._open(table)
+        commit = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)} LIMIT 1").first()
+        assert commit is not None
+        return commit
+
+    @contextmanager
+    def _refused(self, what: str) -> Iterator[None]:
+        """Turn Spark's refusal into a TableError that begins with `what`."""
+        try:
+            yield
+        except AnalysisException as error:
+            raise TableError(f"{what}: {str(error).splitlines()[0]}") from error
+
+
+def _id_types(schema: StructType) -> tuple[IdType, IdType]:
+    return _id_type(schema, "user_id"), _id_type(schema, "item_id")
+
+
+def _id_type(schema: StructType, column: str) -> IdType:
+    return "long" if column in schema.names and isinstance(schema[column].dataType, LongType) else "string"
