@@ -49,7 +49,9 @@ class TorchDist:
         for start in range(0, int(longest[0]), round_rows):
             sending = np.clip(send_counts - start, 0, round_rows)
             receiving = np.clip(recv_counts - start, 0, round_rows)
-            outgoing = np.concatenate([rows[s + start : s + start + n] for s, n in zip(send_starts, sending, strict=True)])
+            outgoing = np.concatenate(
+                [rows[s + start : s + start + n] for s, n in zip(send_starts, sending, strict=True)]
+            )
             incoming = np.empty((int(receiving.sum()), *rows.shape[1:]), dtype=rows.dtype)
             self._round(outgoing, sending, incoming, receiving)
             pieces = np.split(incoming, np.cumsum(receiving)[:-1])

@@ -158,9 +158,7 @@ class _HalfStep:
         self.reg = equation.reg(side, rows.n_entries, n_source)
         self.bias_reg = equation.bias_reg(side, rows.n_entries, n_source)
 
-    def solve(
-        self, shard: Shard, comm: Communicator, factors: dict[Side, NDArray[np.float32]]
-    ) -> NDArray[np.float64]:
+    def solve(self, shard: Shard, comm: Communicator, factors: dict[Side, NDArray[np.float32]]) -> NDArray[np.float64]:
         """Update ``factors[side]`` in place; return each row's part of the objective."""
         source_side = other(self.side)
         source = shard.plans[source_side].fetch(comm, factors[source_side])

@@ -17,8 +17,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
-from lakefactor.pipelines.progress import TrainingProgress
 from lakefactor.pipelines.models import ModelRecord, newest
+from lakefactor.pipelines.progress import TrainingProgress
 from lakefactor.spark.catalogue import Catalogue, collect_catalogue
 from lakefactor.spark.measuring import Measured, Subject, measure
 from lakefactor.spark.splits import Fold, folds

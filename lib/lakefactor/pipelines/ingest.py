@@ -1,7 +1,7 @@
 """Ingest: files into `events`, refused rows into `rejects`, and the events' `interactions`.
 
-Every row read is an event, a duplicate of one, or a reject; nothing is lost and nothing counted twice. All writes insert
-what is not there yet, so a run that was killed is simply run again.
+Every row read is an event, a duplicate of one, or a reject; nothing is lost and nothing counted twice. All writes
+insert what is not there yet, so a run that was killed is simply run again.
 """
 
 from __future__ import annotations

@@ -48,4 +48,4 @@ def live_version(tables: Tables) -> str | None:
     if not tables.exists("live_model"):
         return None
     row = tables.read("live_model").where(F.col("name") == LIVE_NAME).first()
-    return row and row.model_version
+    return None if row is None else str(row.model_version)

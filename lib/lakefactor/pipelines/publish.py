@@ -49,9 +49,7 @@ class Verdict:
     popularity_value: float | None = None
 
 
-def run(
-    spark: SparkSession, config: Config, model_version: str | None = None, rollback: bool = False
-) -> PublishResult:
+def run(spark: SparkSession, config: Config, model_version: str | None = None, rollback: bool = False) -> PublishResult:
     """Publish a model version (default: the newest), or go back to the one before the live one.
 
     Parameters
@@ -76,13 +74,13 @@ def run(
     if rollback and model_version is None:
         model_version = _replaced_by(tables, live)
     candidate = newest(tables, model_version).model_version
-    verdict = (
-        Verdict(True, "rollback asked for") if rollback else judge(tables, config.publish, candidate, live)
-    )
+    verdict = Verdict(True, "rollback asked for") if rollback else judge(tables, config.publish, candidate, live)
     action = "refuse" if not verdict.passed else "rollback" if rollback else "publish"
     decision_id = _record(spark, tables, candidate, action, verdict, config.publish.metric)
     if not verdict.passed:
-        raise GateRefusedError(f"model version {candidate} was not published: {verdict.reason}; live is {live or 'none'}")
+        raise GateRefusedError(
+            f"model version {candidate} was not published: {verdict.reason}; live is {live or 'none'}"
+        )
     if candidate != live:
         _flip(spark, tables, candidate, live, decision_id)
     return PublishResult(
@@ -105,7 +103,9 @@ def judge(tables: Tables, gate: Publish, candidate: str, live: str | None) -> Ve
     figures = _figures(tables, gate.metric, candidate)
     if MODEL not in figures:
         reason = f"it has no evaluation with {gate.metric}; run 'lakefactor evaluate --model-version {candidate}'"
-        return Verdict(not gate.require_evaluation, reason if gate.require_evaluation else "not evaluated, not required")
+        return Verdict(
+            not gate.require_evaluation, reason if gate.require_evaluation else "not evaluated, not required"
+        )
     split, value = figures[MODEL]
     popularity = figures.get(POPULARITY, (split, None))[1]
     live_split, live_value = _figures(tables, gate.metric, live).get(MODEL, (None, None)) if live else (None, None)
@@ -144,9 +144,7 @@ def _replaced_by(tables: Tables, live: str | None) -> str:
     return row.previous_version
 
 
-def _record(
-    spark: SparkSession, tables: Tables, candidate: str, action: str, verdict: Verdict, metric: str
-) -> str:
+def _record(spark: SparkSession, tables: Tables, candidate: str, action: str, verdict: Verdict, metric: str) -> str:
     decision_id = secrets.token_hex(8)
     row = {
         "decision_id": decision_id,

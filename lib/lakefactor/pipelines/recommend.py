@@ -103,10 +103,10 @@ def _replace(tables: Tables, table: str, rows: DataFrame, version: str, users: t
 
 
 def _literal(text: str) -> str:
-    """Return a SQL string literal.
+    r"""Return a SQL string literal.
 
-    >>> print(_literal("it's a \\ test"))
-    'it\\'s a \\\\ test'
+    >>> print(_literal(r"it's a \ test"))
+    'it\'s a \\ test'
     """
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

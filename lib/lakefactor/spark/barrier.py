@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -16,11 +16,13 @@ from lakefactor import errors
 from lakefactor.comm import Communicator
 from lakefactor.errors import LakefactorError, RankFailedError, SetupError, SolveError
 
-RankFunction = Callable[[Communicator, Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+RankFunction = Callable[[Communicator, Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 """What every rank runs: its communicator and its rows in, result rows out."""
 
 
-def run_on_ranks(rows: DataFrame, owner: str, ranks: int, function: RankFunction, schema: str, timeout: float) -> DataFrame:
+def run_on_ranks(
+    rows: DataFrame, owner: str, ranks: int, function: RankFunction, schema: str, timeout: float
+) -> DataFrame:
     """Deliver rows to their ranks and run a function there, all ranks at the same time.
 
     Parameters
@@ -50,7 +52,7 @@ def run_on_ranks(rows: DataFrame, owner: str, ranks: int, function: RankFunction
     """
     refuse_unfit_cluster(rows.sparkSession, ranks)
 
-    def on_rank(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def on_rank(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from lakefactor.comm.torch_dist import connect
 
         context = BarrierTaskContext.get()
@@ -96,9 +98,9 @@ def rank_errors() -> Iterator[None]:
 
 
 def typed_error(text: str) -> LakefactorError | None:
-    """Find the rank's error in Spark's account of a failed stage.
+    r"""Find the rank's error in Spark's account of a failed stage.
 
-    >>> typed_error("Job aborted\\nTraceback ...\\nlakefactor.errors.InputError: no interactions\\n at x")
+    >>> typed_error("Job aborted\nTraceback ...\nlakefactor.errors.InputError: no interactions\n at x")
     InputError('no interactions')
     >>> typed_error("Job aborted: out of disk")
     """
@@ -107,6 +109,8 @@ def typed_error(text: str) -> LakefactorError | None:
         name, message = found[-1]
         error_class = getattr(errors, name)
         return SolveError([], message) if error_class is SolveError else error_class(message)
-    if re.search(r"ExecutorLostFailure|Python worker exited unexpectedly|Could not recover from a failed barrier", text):
+    if re.search(
+        r"ExecutorLostFailure|Python worker exited unexpectedly|Could not recover from a failed barrier", text
+    ):
         return RankFailedError(f"a rank's process was lost: {text.splitlines()[0]}; run the job again")
     return None

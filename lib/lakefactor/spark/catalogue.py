@@ -5,6 +5,7 @@ Items are ordered by id, so a tie between columns is a tie between ids. Ids trav
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,7 +41,7 @@ class Catalogue:
         found = pc.index_in(ids.cast(self.ids.type), value_set=self.ids)
         return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int32)
 
-    def mask(self, ids: list[str]) -> NDArray[np.bool_]:
+    def mask(self, ids: Sequence[str]) -> NDArray[np.bool_]:
         """Return which columns are among some ids given as text, bool, shape (m,)."""
         return pc.is_in(self.ids.cast(pa.string()), value_set=pa.array(ids, pa.string())).to_numpy(zero_copy_only=False)
 
@@ -101,7 +102,9 @@ def csr_columns(
     *values : pyarrow ListArray
         Numbers beside the ids; returned in the order of the columns.
     """
-    indptr = np.concatenate([[0], np.cumsum(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False))])
+    indptr = np.concatenate(
+        [[0], np.cumsum(pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False))]
+    )
     columns = catalogue.columns_of(lists.flatten())
     rows = np.repeat(np.arange(len(lists)), np.diff(indptr))
     order = np.lexsort((columns, rows))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,8 +126,10 @@ def _users(fold: Fold, user_factors: DataFrame) -> DataFrame:
     )
 
 
-def _block_function(shared: Broadcast[Subject], config: Evaluate, is_fold_in: bool):  # noqa: ANN202
-    def on_partition(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _block_function(
+    shared: Broadcast[Subject], config: Evaluate, is_fold_in: bool
+) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
+    def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         subject = shared.value
         tally = Tally(config.ks)
         block_rows = max(1, SCORE_BYTES // (4 * len(subject.catalogue.ids)))
@@ -255,7 +257,8 @@ def _measure_ranking(
     scores[seen_users, known[1]] = -np.inf
     _, ranked = top_k(scores, max(tally.ks))
     n_candidates = scores.shape[1] - np.diff(known[0])
-    figures = rank_metrics(ranked, *relevant, tally.ks) | auc_at_k(ranked, *relevant, n_candidates, tally.ks)
+    figures = rank_metrics(ranked, relevant[0], relevant[1], tally.ks)
+    figures |= auc_at_k(ranked, relevant[0], relevant[1], n_candidates, tally.ks)
     for (metric, k), values in figures.items():
         tally.add(name, metric, k, values)
     for k in tally.ks:

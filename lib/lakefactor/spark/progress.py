@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,21 +68,20 @@ def reporter(address: Address | None) -> Iterator[Callable[[dict[str, Any]], Non
     address : Address or None
         None: nobody listens.
     """
-    try:
-        connection = address and socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS)
-    except OSError:
-        connection = None
-    if connection is None or address is None:
+    connection = None
+    if address is not None:
+        # Nobody may be there: the driver can be out of this executor's reach.
+        with suppress(OSError):
+            connection = socket.create_connection((address.host, address.port), timeout=CONNECT_SECONDS)
+    if address is None or connection is None:
         yield lambda event: None
         return
+
+    def send(event: dict[str, Any]) -> None:
+        # A driver that has gone away must not end the training.
+        with suppress(OSError):
+            connection.sendall(json.dumps(event).encode() + b"\n")
+
     with connection:
-
-        def send(event: dict[str, Any]) -> None:
-            # A driver that has gone away must not end the training.
-            try:
-                connection.sendall(json.dumps(event).encode() + b"\n")
-            except OSError:
-                return
-
         connection.sendall(address.token.encode() + b"\n")
         yield send

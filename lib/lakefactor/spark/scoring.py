@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -48,7 +48,7 @@ def top_items(
     allowed = _allowed(catalogue, config)
     shared = users.sparkSession.sparkContext.broadcast((catalogue, allowed))
 
-    def on_partition(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         catalogue, allowed = shared.value
         for batch in batches:
             for start in range(0, batch.num_rows, config.user_block_rows):
@@ -76,11 +76,11 @@ def similar_items(spark: SparkSession, catalogue: Catalogue, n: int, item_type: 
         ``item_id, position, similar_item_id, similarity`` in [-1, 1]. Lazy.
     """
     norms = np.linalg.norm(catalogue.factors, axis=1, keepdims=True)
-    directions = catalogue.factors / np.where(norms > 0, norms, 1)
+    directions = (catalogue.factors / np.where(norms > 0, norms, 1)).astype(np.float32)
     shared = spark.sparkContext.broadcast((catalogue.ids, directions))
     blocks = -(-len(catalogue.ids) // SIMILAR_BLOCK_ROWS)
 
-    def on_partition(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from lakefactor.kernels import top_n
 
         ids, directions = shared.value

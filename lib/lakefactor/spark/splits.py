@@ -122,10 +122,10 @@ def _require_times(interactions: DataFrame, split: str) -> None:
 
 
 def _cut(interactions: DataFrame, config: Evaluate) -> object:
-    cut, newest = interactions.agg(
+    ((cut, newest),) = interactions.agg(
         F.percentile_approx("last_event_time", 1 - config.holdout_fraction, PERCENTILE_ACCURACY),
         F.max("last_event_time"),
-    ).first()
+    ).collect()
     if cut == newest:
         raise InputError(
             f"evaluate.split is global_time, but the newest {config.holdout_fraction:.0%} of interactions all have the "

@@ -7,7 +7,7 @@ One shuffle brings every interaction to the rank that owns its user; the ranks d
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from time import perf_counter
@@ -89,7 +89,7 @@ def train_interactions(interactions: DataFrame, config: Config, on_event: OnEven
         f"side string, user_id {types['user_id']}, item_id {types['item_id']}, "
         "factors array<float>, bias float, n_entries bigint, log string"
     )
-    with Listener(spark.conf.get("spark.driver.host"), on_event) as address, rank_errors():
+    with Listener(str(spark.conf.get("spark.driver.host")), on_event) as address, rank_errors():
         function = _rank_function(config, address, _arrow_type(types["user_id"]), _arrow_type(types["item_id"]))
         rows = run_on_ranks(owned, "owner", ranks, function, schema, config.train.timeout_seconds)
         rows = rows.persist(StorageLevel.DISK_ONLY)
@@ -110,7 +110,7 @@ def _rank_function(config: Config, address: Address, user_type: pa.DataType, ite
         ]
     )
 
-    def on_rank(comm: Communicator, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def on_rank(comm: Communicator, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # Imported here: the driver needs neither numba nor the kernels.
         from lakefactor.factorization.als import fit
         from lakefactor.factorization.shard import build_shard

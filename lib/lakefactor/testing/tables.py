@@ -7,13 +7,16 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
+from lakefactor.contracts import IdType
 from lakefactor.spark.tables import Tables
 
 
 def write_interactions(spark: SparkSession, config: Config, table: pa.Table) -> Tables:
     """Make ``interactions`` hold exactly ``user_id, item_id, strength`` and, where given, ``last_event_time``."""
     tables = Tables(spark, config.tables)
-    types = ["long" if pa.types.is_integer(table[column].type) else "string" for column in ("user_id", "item_id")]
+    types: list[IdType] = [
+        "long" if pa.types.is_integer(table[column].type) else "string" for column in ("user_id", "item_id")
+    ]
     tables.ensure("interactions", *types)
     rows = spark.createDataFrame(table).withColumn("n_events", F.lit(1).cast("bigint"))
     if "last_event_time" not in rows.columns:

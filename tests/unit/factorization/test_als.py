@@ -23,9 +23,7 @@ MODELS = {
     "ials": Model(
         algorithm="ials", rank=7, strength="binary", unobserved_weight=0.1, user_reg=0.02, item_reg=0.02, reg_exponent=1
     ),
-    "explicit_als": Model(
-        algorithm="explicit_als", rank=7, user_reg=1.0, item_reg=0.7, bias_reg=0.4, reg_exponent=0.5
-    ),
+    "explicit_als": Model(algorithm="explicit_als", rank=7, user_reg=1.0, item_reg=0.7, bias_reg=0.4, reg_exponent=0.5),
 }
 TABLE = random_interactions(60, 40, 900, seed=5)
 

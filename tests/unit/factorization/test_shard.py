@@ -20,7 +20,7 @@ def entries_of(shard: Shard, side: str, source_ids: list[object]) -> list[Entry]
     rows = shard.rows[side]
     row_ids = np.repeat(np.array(rows.ids.to_pylist(), dtype=object), rows.n_entries)
     column_ids = [source_ids[column] for column in rows.indices]
-    pairs = zip(row_ids, column_ids) if side == "user" else zip(column_ids, row_ids)
+    pairs = zip(row_ids, column_ids, strict=True) if side == "user" else zip(column_ids, row_ids, strict=True)
     return [(user, item, strength) for (user, item), strength in zip(pairs, rows.strengths.tolist(), strict=True)]
 
 
@@ -28,7 +28,7 @@ def panels(size: int, table: pa.Table, seed: int = 0) -> list[tuple[Shard, dict[
     """Build shards on ``size`` ranks; fetch ids through the plans in place of factors."""
     dealt = deal(table, size, seed)
 
-    def on_rank(comm):  # noqa: ANN001, ANN202
+    def on_rank(comm):
         shard = build_shard(comm, dealt[comm.proc_rank])
         fetched = {}
         for side in SIDES:
@@ -43,7 +43,7 @@ def panels(size: int, table: pa.Table, seed: int = 0) -> list[tuple[Shard, dict[
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_both_orientations_hold_every_entry_once(size, long_ids):
     table = random_interactions(40, 25, 300, seed=1, long_ids=long_ids)
-    expected = sorted(zip(*(table[name].to_pylist() for name in table.column_names)))
+    expected = sorted(zip(*(table[name].to_pylist() for name in table.column_names), strict=True))
     ranks = panels(size, table)
     for side in SIDES:
         found = [entry for shard, ids in ranks for entry in entries_of(shard, side, ids[other(side)])]
@@ -73,7 +73,7 @@ def test_rows_are_in_order_of_entries_then_id():
     (shard, _), *_ = panels(1, random_interactions(40, 25, 300, seed=4))
     for side in SIDES:
         rows = shard.rows[side]
-        keys = list(zip((-rows.n_entries).tolist(), rows.ids.to_pylist()))
+        keys = list(zip((-rows.n_entries).tolist(), rows.ids.to_pylist(), strict=True))
         assert keys == sorted(keys)
 
 

@@ -1,0 +1,96 @@
+# Everything is installed into .venv. Nothing outside it changes, except that a missing Java or venv module is
+# installed with apt-get where this is Debian or Ubuntu and we are root.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint format types layers docs bench-quality bench-kernels pins ci clean
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Another Spark of this machine has no say here.
+unexport SPARK_HOME SPARK_CONF_DIR PYSPARK_PYTHON PYSPARK_DRIVER_PYTHON
+
+# As in an activated environment, with the Java that setup found.
+RUN = PATH="$(CURDIR)/$(BIN):$$PATH" JAVA_HOME="$$(cat .venv/java-home)"
+
+# One thread per numeric library call: tests run beside each other and beside Spark. Two for numba, so that its parallel
+# code runs in parallel.
+TEST_THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=2
+
+UV_INSTALL = UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-300} $(BIN)/uv pip install $$([ -t 2 ] || echo --quiet) \
+	--python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: .venv/spark ## install everything into .venv (first time: a few minutes, 7 GB)
+
+demo: setup ## run the whole pipeline on synthetic events, or on your own file: make demo EVENTS=file.csv
+	@$(RUN) lakefactor demo $${EVENTS:+--events "$$EVENTS"}
+
+test: setup ## run all tests and doctests (ARGS="-k words" selects)
+	@$(RUN) $(TEST_THREADS) python -m pytest $(ARGS)
+
+lint: setup ## check style and formatting with ruff
+	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; exit $$status
+
+format: setup ## repair style and formatting with ruff
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+types: setup ## check types with mypy
+	@$(BIN)/mypy
+
+layers: setup ## check the layers of the package with import-linter
+	@$(BIN)/lint-imports
+
+docs: setup ## regenerate conf/*.toml, docs/tables.md and docs/configuration.md from the code and the schemas
+	@$(RUN) python -m lakefactor.contracts.docs
+	@$(RUN) python -m lakefactor.config.toml
+
+bench-quality: setup .venv/bench ## rank and rating metrics on real data, beside implicit and popularity
+	@$(RUN) python benchmarks/quality.py $(ARGS)
+
+bench-kernels: setup .venv/bench ## seconds per half-step of the kernels, beside implicit
+	@$(RUN) python benchmarks/kernels.py $(ARGS)
+
+pins: $(BIN)/uv ## complete constraints.txt after a change of dependencies (ARGS=--upgrade moves every version)
+	@UV_CUSTOM_COMPILE_COMMAND="make pins" $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal \
+		--python-version 3.10 --no-annotate --no-emit-index-url --no-emit-find-links --output-file constraints.txt $(ARGS)
+
+ci: ## all checks, as CI runs them
+	@.ci/run
+
+clean: ## remove caches and build outputs; keeps .venv and warehouse
+	@rm -rf build dist lib/*.egg-info spark-warehouse metastore_db derby.log
+	@rm -rf .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	@find . -path ./.venv -prune -o -name __pycache__ -prune -exec rm -rf {} +
+
+# Stamps: each file says that a step is done, and a step runs again when what it depends on has changed.
+
+$(BIN)/uv:
+	@PYTHON="$(PYTHON)" scripts/create_venv.sh .venv
+
+.venv/packages: constraints.txt pyproject.toml setup.py | $(BIN)/uv
+	@echo "Installing pinned dependencies (1 to 5 minutes, 7 GB)"
+	@$(UV_INSTALL) --editable '.[dev]'
+	@touch $@
+
+.venv/bench: .venv/packages
+	@echo "Installing what the benchmarks compare with (under 1 minute)"
+	@$(UV_INSTALL) --editable '.[bench]'
+	@touch $@
+
+# A remembered Java that has gone is looked for again.
+ifeq ($(wildcard $(shell cat .venv/java-home 2>/dev/null)/bin/java),)
+.PHONY: .venv/java-home
+endif
+.venv/java-home: | $(BIN)/uv
+	@scripts/find_java.sh > $@
+	@echo "Using Java of $$(cat $@)"
+
+.venv/spark: .venv/packages .venv/java-home scripts/prepare_spark.py scripts/check_spark.py
+	@$(BIN)/python scripts/prepare_spark.py --java-home "$$(cat .venv/java-home)"
+	@touch $@
+	@echo "Ready. To call lakefactor or spark-submit yourself: source $(BIN)/activate"

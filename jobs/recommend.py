@@ -1,0 +1,6 @@
+"""`lakefactor recommend`, submitted: spark-submit jobs/recommend.py [--config FILE] [--set section.key=value]."""
+
+from lakefactor.cli import main_for
+
+if __name__ == "__main__":
+    main_for("recommend")

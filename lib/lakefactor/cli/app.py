@@ -1,0 +1,173 @@
+"""The commands. Each is a pipeline of the same name, except ``query`` and ``config``, which do without Spark."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lakefactor import __version__
+from lakefactor.cli import query
+from lakefactor.cli.errors import exit_statuses, reported
+from lakefactor.cli.options import ConfigFile, Debug, ModelVersion, Overrides
+from lakefactor.cli.output import print_json
+from lakefactor.cli.running import run_job
+from lakefactor.config import load
+from lakefactor.config.toml import toml
+from lakefactor.errors import InputError
+
+app = typer.Typer(
+    name="lakefactor",
+    help="Matrix factorization on the lakehouse: events in, Delta tables of factors and recommendations out.",
+    epilog=f"Exit status: {exit_statuses()}.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(query.app, name="query")
+
+
+def _sections(*names: str) -> str:
+    listed = ", ".join((*names, "tables", "spark"))
+    return f"Sections of the configuration in use: {listed}. 'lakefactor config' explains every key."
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"lakefactor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Take the options that stand before the command."""
+
+
+@app.command(no_args_is_help=True, epilog=_sections("ingest", "interactions", "model"))
+def ingest(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files or folders: CSV, JSON lines, Parquet or Delta.")
+    ],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Read raw events into `events`, then make `interactions` of all events.
+
+    Rows that cannot be used go to `rejects`, with the reason. The same file again changes nothing.
+    """
+    run_job("ingest", config, overrides, debug, paths=paths)
+
+
+@app.command(epilog=_sections("interactions", "ingest", "model"))
+def interactions(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Make `interactions` again from `events`: one strength for each user and item.
+
+    `ingest` does this too; alone it serves after a change of the section interactions.
+    """
+    run_job("interactions", config, overrides, debug)
+
+
+@app.command(epilog=_sections("model", "train"))
+def train(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Factorize `interactions` into `user_factors` and `item_factors` of a new model version.
+
+    Readers do not see the version until `publish` makes it the live one.
+    """
+    run_job("train", config, overrides, debug)
+
+
+@app.command(epilog=_sections("evaluate"))
+def evaluate(
+    model_version: ModelVersion = None, config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False
+) -> None:
+    """Measure a model version on held-out interactions, beside popularity, into `evaluations`.
+
+    Without --model-version: the newest version.
+    """
+    run_job("evaluate", config, overrides, debug, model_version=model_version)
+
+
+@app.command(epilog=_sections("publish"))
+def publish(
+    model_version: ModelVersion = None,
+    rollback: Annotated[
+        bool, typer.Option("--rollback", help="Go back to the version that the live one replaced; no gate is asked.")
+    ] = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Make a model version the live one, if it passes the quality gate.
+
+    Without --model-version: the newest version. A refusal is recorded in `decisions` and ends with exit status 6.
+    """
+    run_job("publish", config, overrides, debug, model_version=model_version, rollback=rollback)
+
+
+@app.command(epilog=_sections("recommend"))
+def recommend(
+    model_version: ModelVersion = None, config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False
+) -> None:
+    """Write each user's best items to `recommendations`, and each item's nearest to `similar_items`.
+
+    Without --model-version: the live version.
+    """
+    run_job("recommend", config, overrides, debug, model_version=model_version)
+
+
+@app.command(epilog=_sections("synthetic", "and those of every step"))
+def demo(
+    events: Annotated[
+        Path | None,
+        typer.Option("--events", metavar="FILE", help="Your own events: user,item[,rating or strength][,timestamp]."),
+    ] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Run every step, from events to recommendations, on synthetic events or on your own file."""
+    with reported(debug):
+        if events is not None and not events.exists():
+            raise InputError(f"--events {events}: there is no such file; give a CSV, JSON lines or Parquet file")
+    run_job("demo", config, overrides, debug, events=events)
+
+
+@app.command("config")
+def show_config(
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Print the configuration in effect as a TOML file in which a comment explains every key."""
+    with reported(debug):
+        settings = load(config, overrides or ())
+        if as_json:
+            print_json(settings.model_dump(mode="json"))
+        else:
+            print(toml(settings, "Configuration in effect."), end="")
+
+
+def main() -> None:
+    """Run the command that the arguments of this process name."""
+    main_for()
+
+
+def main_for(*stem: str) -> None:
+    """Run one command with the arguments of this process, and exit with its status.
+
+    Parameters
+    ----------
+    *stem : str
+        The command, as ``"train"``; none: the first argument names it.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # no locale makes an id an error
+    app(args=[*stem, *sys.argv[1:]], prog_name="lakefactor")

@@ -1,0 +1,21 @@
+"""Options that several commands share, with their help texts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="TOML configuration, such as conf/local.toml. Without one: the defaults."
+    ),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the configuration. May be repeated."),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
+ModelVersion = Annotated[str | None, typer.Option("--model-version", metavar="VERSION", help="Model version to use.")]

@@ -1,0 +1,252 @@
+"""One half of an iteration: solve all rows of one side while the other side stays fixed.
+
+Place in the data flow: `factorization` hands over one rank's CSR rows and the source rows they need, batch and
+streaming alike. This module checks, schedules and reports; `_rows` computes. It knows no convention of weights or
+regularization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+from lakefactor.errors import ShapeError, SolveError
+from lakefactor.kernels import reference
+
+Solver = Literal["cholesky", "cg"]
+Float32s = NDArray[np.float32]
+Float64s = NDArray[np.float64]
+
+_CHUNKS_PER_THREAD = 32
+"""Chunks of about equal work, taken by the threads as they get free."""
+
+_NAMED_ROWS = 10
+
+
+def half_step(
+    source: Float32s,
+    gramian: Float32s,
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    weights: Float32s,
+    targets: Float32s,
+    reg: Float32s,
+    reg_last: Float32s,
+    x: Float32s,
+    *,
+    biased: bool,
+    solver: Solver,
+    cg_steps: int,
+    threads: int,
+) -> Float64s:
+    """Solve (a0 Y'Y + sum_e w y y' + diag(reg)) x = sum_e t y for every row, in place.
+
+    Parameters
+    ----------
+    source : float32 array, shape (m, k), C order
+        Factors Y of the fixed side. Not modified.
+    gramian : float32 array, shape (k, k), C order
+        a0 Y'Y over *all* rows of the fixed side, without regularization; zeros where a0 = 0.
+    indptr : int64 array, shape (n + 1,)
+        Row pointers.
+    indices : int32 array, shape (nnz,)
+        Row numbers of ``source``.
+    weights, targets : float32 arrays, shape (nnz,)
+        w_e >= 0 and t_e, dimensionless.
+    reg, reg_last : float32 arrays, shape (n,)
+        Effective regularization of each row and of its last coordinate, >= 0; made by `effective_reg`.
+    x : float32 array, shape (n, k), C order
+        Set to the solutions. ``cg`` starts from what it holds, ``cholesky`` ignores it. Undefined after an error.
+    biased : bool
+        The last column is a bias: design row [y_0 .. y_{k-2}, 1], target t - w b_y with b_y the source row's bias.
+    solver : {"cholesky", "cg"}
+        Exact, or ``cg_steps`` steps of conjugate gradients.
+    cg_steps : int
+        Steps for each row, >= 1; fewer where a row has converged. Not used by ``cholesky``.
+    threads : int
+        Threads, >= 1. The result is the same bit for bit for any number.
+
+    Returns
+    -------
+    float64 array, shape (n,)
+        x'Mx - 2x'b of each row, plus sum_e w b_y^2 - 2 t b_y if ``biased``; so the objective is its sum, plus
+        sum_e t^2/w, plus the penalty of the fixed side. 0 for a row without entries, whose x is 0.
+
+    Raises
+    ------
+    ShapeError
+        Shapes, dtypes or index ranges disagree.
+    SolveError
+        Rows have no unique finite solution even in float64; ``rows`` lists them.
+
+    Notes
+    -----
+    Time O(nnz k^2 + n k^3) for ``cholesky``, O((nnz k + n k^2) cg_steps) for ``cg``. Memory beside the arguments:
+    4 MiB of panel (cg) and 3 k^2 numbers for each thread. A row that float32 cannot solve (a pivot that is rounding
+    noise, an overflow) is solved exactly in float64.
+
+    References
+    ----------
+    Hu, Koren, Volinsky, "Collaborative filtering for implicit feedback datasets", ICDM 2008 (the row equation).
+    Takacs, Pilaszy, Tikk, "Applications of the conjugate gradient method for implicit feedback collaborative
+    filtering", RecSys 2011 (few warm-started steps).
+
+    Examples
+    --------
+    One row with one entry: (1 + 2) x = 1.
+
+    >>> one, x = np.ones(1, np.float32), np.zeros((1, 1), np.float32)
+    >>> half_step(np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), np.array([0, 1]),
+    ...           np.zeros(1, np.int32), one, one, 2 * one, 2 * one, x,
+    ...           biased=False, solver="cholesky", cg_steps=1, threads=1).round(6)
+    array([-0.333333])
+    >>> x.round(6)
+    array([[0.333333]], dtype=float32)
+    """
+    from lakefactor.kernels import _rows  # numba and SciPy, a second to import: not before they are needed
+
+    arrays = (source, gramian, indptr, indices, weights, targets, reg, reg_last)
+    _check(*arrays, x, cg_steps, threads)
+    values = np.empty(len(x), np.float64)
+    if solver == "cholesky":
+        kernel: Callable[..., None] = _rows.solve_cholesky
+        tail: tuple[Any, ...] = (biased, x, values)
+    elif solver == "cg":
+        panel_rows = max(_rows.TILE_ROWS, _rows.PANEL_BYTES // (4 * source.shape[1]))
+        kernel, tail = _rows.solve_cg, (biased, cg_steps, panel_rows, x, values)
+    else:
+        raise ShapeError(f"half_step: found solver {solver!r}; use 'cholesky' or 'cg'.")
+    _solve_in_chunks(kernel, arrays, tail, threads)
+    failed = np.flatnonzero(~np.isfinite(values))
+    if len(failed):
+        _solve_in_float64(failed, *arrays, x, values, biased)
+    return values
+
+
+def _solve_in_chunks(kernel: Callable[..., None], arrays: tuple[Any, ...], tail: tuple[Any, ...], threads: int) -> None:
+    """Run the kernel over chunks of rows, BLAS on one thread: the rows are the parallelism."""
+    source, indptr = arrays[0], arrays[2]
+    chunks = list(_chunks(np.diff(indptr), source.shape[1], threads))
+    with _blas().limit(limits=1, user_api="blas"):
+        if threads == 1 or len(chunks) == 1:
+            for rows in chunks:
+                kernel(rows, *arrays, *tail)
+            return
+        # Plain threads, as the kernels hold no GIL: no OpenMP or other pool that would not survive a fork.
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(lambda rows: kernel(rows, *arrays, *tail), chunks):
+                pass
+
+
+def _chunks(degrees: NDArray[np.int64], k: int, threads: int) -> Iterator[NDArray[np.int64]]:
+    """Yield row numbers, longest rows first, in chunks of about equal work."""
+    if len(degrees) == 0:
+        return
+    order = np.argsort(-degrees, kind="stable")
+    work = np.cumsum(degrees[order] + k)
+    count = 1 if threads == 1 else min(len(order), threads * _CHUNKS_PER_THREAD)
+    bounds = np.searchsorted(work, work[-1] / count * np.arange(1, count))
+    yield from (rows for rows in np.split(order, bounds) if len(rows))
+
+
+@lru_cache(maxsize=1)
+def _blas() -> ThreadpoolController:
+    """Return the controller of the loaded BLAS libraries; looking for them takes milliseconds, so do it once."""
+    return ThreadpoolController()
+
+
+def _solve_in_float64(
+    failed: NDArray[np.intp],
+    source: Float32s,
+    gramian: Float32s,
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    weights: Float32s,
+    targets: Float32s,
+    reg: Float32s,
+    reg_last: Float32s,
+    x: Float32s,
+    values: Float64s,
+    biased: bool,
+) -> None:
+    """Solve the rows that float32 could not, or raise SolveError for those that float64 cannot either."""
+    singular = []
+    for r in failed.tolist():
+        row = slice(indptr[r], indptr[r + 1])
+        with np.errstate(all="ignore"):
+            matrix, rhs, constant = reference.system(
+                source, gramian, indices[row], weights[row], targets[row], reg[r], reg_last[r], biased
+            )
+            solution = _solve_positive_definite(matrix, rhs)
+        if solution is None:
+            singular.append(r)
+            continue
+        x[r] = solution
+        values[r] = solution @ matrix @ solution - 2.0 * solution @ rhs + constant
+    if singular:
+        named = ", ".join(map(str, singular[:_NAMED_ROWS])) + (", ..." if len(singular) > _NAMED_ROWS else "")
+        raise SolveError(
+            singular,
+            f"{len(singular)} of {len(x)} rows have no unique finite solution (local rows {named}): their equations "
+            "are singular, or their weights, targets or source factors are not finite, or a weight is negative. "
+            f"The smallest regularization among these rows is {float(np.min(reg[singular])):g}; raise reg (0 needs "
+            "more entries than factors in every row), or correct the strengths.",
+        )
+
+
+def _solve_positive_definite(matrix: Float64s, rhs: Float64s) -> Float64s | None:
+    """Return the float64 solution, or None where a pivot is rounding noise or the result does not fit float32."""
+    try:
+        pivots = np.square(np.diag(np.linalg.cholesky(matrix)))
+    except np.linalg.LinAlgError:
+        return None
+    if not np.all(pivots > len(rhs) * np.finfo(np.float64).eps * np.diag(matrix)):
+        return None
+    solution = np.linalg.solve(matrix, rhs).astype(np.float64)
+    return solution if np.all(np.isfinite(solution.astype(np.float32))) else None
+
+
+def _check(
+    source: Float32s,
+    gramian: Float32s,
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    weights: Float32s,
+    targets: Float32s,
+    reg: Float32s,
+    reg_last: Float32s,
+    x: Float32s,
+    cg_steps: int,
+    threads: int,
+) -> None:
+    """Raise ShapeError unless the arguments fit together."""
+    (m, k), n, nnz = source.shape, len(x), len(indices)
+    expected: tuple[tuple[str, NDArray[Any], Any, tuple[int, ...]], ...] = (
+        ("source", source, np.float32, (m, k)),
+        ("gramian", gramian, np.float32, (k, k)),
+        ("indptr", indptr, np.int64, (n + 1,)),
+        ("indices", indices, np.int32, (nnz,)),
+        ("weights", weights, np.float32, (nnz,)),
+        ("targets", targets, np.float32, (nnz,)),
+        ("reg", reg, np.float32, (n,)),
+        ("reg_last", reg_last, np.float32, (n,)),
+        ("x", x, np.float32, (n, k)),
+    )
+    for name, array, dtype, shape in expected:
+        if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
+            raise ShapeError(
+                f"half_step: {name} is {array.dtype}{list(array.shape)}, C order {array.flags.c_contiguous}; "
+                f"it must be {np.dtype(dtype)}{list(shape)} in C order."
+            )
+    if indptr[0] != 0 or indptr[-1] != nnz or np.any(np.diff(indptr) < 0):
+        raise ShapeError(f"half_step: indptr must rise from 0 to {nnz}; it goes from {indptr[0]} to {indptr[-1]}.")
+    if nnz and (indices.min() < 0 or indices.max() >= m):
+        raise ShapeError(f"half_step: indices lie in [{indices.min()}, {indices.max()}]; source has {m} rows.")
+    if cg_steps < 1 or threads < 1:
+        raise ShapeError(f"half_step: cg_steps is {cg_steps} and threads is {threads}; both must be 1 or more.")

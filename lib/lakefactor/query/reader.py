@@ -1,0 +1,269 @@
+"""Questions that applications ask: a user's recommendations, similar items, factors, model versions, history.
+
+Every answer about a model resolves ``live_model`` first and then reads rows of that one version: Delta commits one
+table at a time, and the factor tables hold several versions side by side.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakefactor.config import Tables
+from lakefactor.errors import InputError, TableError, UnknownIdError
+from lakefactor.query.ids import guesses, parse_id, quoted
+from lakefactor.query.lake import Lake
+from lakefactor.query.sql import select
+from lakefactor.types import Side
+
+LIVE_NAME = "default"
+MEAN_FOLD = -1
+
+_MODEL_COLUMNS = (
+    "model_version",
+    "created_at",
+    "algorithm",
+    "rank",
+    "n_users",
+    "n_items",
+    "n_interactions",
+    "objective",
+    "train_seconds",
+)
+_EVALUATION_COLUMNS = ("model_version", "evaluation_id", "evaluated_at", "split", "recommender", "metric", "k", "value")
+_METRICS = pa.map_(pa.string(), pa.float64())
+
+
+class Reader:
+    """Reads lakefactor's tables without Spark; every call sees the newest commit of each table.
+
+    Parameters
+    ----------
+    config : lakefactor.config.Tables
+        Only ``root`` is used.
+
+    Raises
+    ------
+    ConfigError
+        ``root`` is empty.
+
+    Notes
+    -----
+    Ids are given as the table has them, or as text. Every method raises ``TableError`` where a table is missing (naming
+    the command that creates it), ``InputError`` where an id cannot be one of the table's type, and ``UnknownIdError``
+    where the table has no such id or model version.
+    """
+
+    def __init__(self, config: Tables) -> None:
+        self._lake = Lake(config)
+
+    def recommendations(self, user: str | int, limit: int | None = None, model_version: str | None = None) -> pa.Table:
+        """Return a user's recommended items, best first.
+
+        Parameters
+        ----------
+        user : str or int
+        limit : int or None
+            At most this many; None: the whole list.
+        model_version : str or None
+            None: the live one.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``model_version, user_id, position, item_id, score, created_at``. No rows: the model knows the user, but
+            `recommend` left the user out or found nothing to recommend.
+        """
+        columns = ("model_version", "user_id", "position", "item_id", "score", "created_at")
+        return self._list("recommendations", "user", user, columns, limit, model_version)
+
+    def similar(self, item: str | int, limit: int | None = None, model_version: str | None = None) -> pa.Table:
+        """Return the items most similar to an item, most similar first.
+
+        Parameters
+        ----------
+        item : str or int
+        limit : int or None
+            At most this many; None: the whole list.
+        model_version : str or None
+            None: the live one.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``model_version, item_id, position, similar_item_id, similarity, created_at``.
+        """
+        columns = ("model_version", "item_id", "position", "similar_item_id", "similarity", "created_at")
+        return self._list("similar_items", "item", item, columns, limit, model_version)
+
+    def factors(
+        self, *, user: str | int | None = None, item: str | int | None = None, model_version: str | None = None
+    ) -> pa.Table:
+        """Return the factors of a user or of an item: one row.
+
+        Parameters
+        ----------
+        user, item : str, int or None
+            Exactly one of them.
+        model_version : str or None
+            None: the live one.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``model_version, user_id|item_id, factors, bias, n_entries, updated_at, batch_id``.
+        """
+        if user is not None and item is None:
+            return self._factors("user", user, self._version(model_version))
+        if item is not None and user is None:
+            return self._factors("item", item, self._version(model_version))
+        raise InputError("factors are of one user or of one item; give exactly one of the two")
+
+    def models(self) -> pa.Table:
+        """Return all model versions, newest first, each with the means of its newest evaluation.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``live, model_version, created_at, algorithm, rank, n_users, n_items, n_interactions, objective,
+            train_seconds, split, metrics, popularity``; ``metrics`` and ``popularity`` map names such as
+            ``ndcg_at_10`` to values, and are null, as ``split``, for a version without an evaluation.
+        """
+        models = self._lake.rows("models", _MODEL_COLUMNS)
+        models = models.sort_by([("created_at", "descending"), ("model_version", "descending")])
+        live, evaluations = self._live_version(), self._evaluations()
+        versions = models["model_version"].to_pylist()
+        found = [evaluations.get(version, {}) for version in versions]
+        models = models.add_column(0, "live", pa.array([version == live for version in versions], pa.bool_()))
+        models = models.append_column("split", pa.array([row.get("split") for row in found], pa.string()))
+        for name, recommender in (("metrics", "model"), ("popularity", "popularity")):
+            maps = [list(row[recommender].items()) if recommender in row else None for row in found]
+            models = models.append_column(name, pa.array(maps, _METRICS))
+        return models
+
+    def history(self, user: str | int, limit: int | None = None) -> pa.Table:
+        """Return a user's interactions, newest first, and where times are equal or missing the strongest first.
+
+        Parameters
+        ----------
+        user : str or int
+        limit : int or None
+            At most this many; None: all.
+
+        Returns
+        -------
+        pyarrow.Table
+            ``user_id, item_id, strength, n_events, last_event_time``.
+        """
+        columns = ("user_id", "item_id", "strength", "n_events", "last_event_time")
+        wanted = self._id("interactions", "user", user)
+        rows = self._lake.rows("interactions", columns, pc.field("user_id") == wanted)
+        if not rows.num_rows:
+            raise self._unknown("interactions", "user", wanted)
+        order = [("last_event_time", "descending"), ("strength", "descending"), ("item_id", "ascending")]
+        return rows.sort_by(order).slice(0, _checked(limit))
+
+    def sql(self, query: str) -> pa.Table:
+        """Return the answer of one SELECT in DuckDB's SQL, over the tables by their names.
+
+        Nothing but the tables can be read, and nothing can be written.
+        """
+        return select(self._lake, query)
+
+    def _list(
+        self,
+        table: str,
+        side: Side,
+        given: str | int,
+        columns: tuple[str, ...],
+        limit: int | None,
+        model_version: str | None,
+    ) -> pa.Table:
+        """Return the rows of one id from a table that lists items by position."""
+        limit = _checked(limit)
+        version = self._version(model_version)
+        wanted = self._id(table, side, given)
+        of_version = pc.field("model_version") == version
+        rows = self._lake.rows(table, columns, of_version & (pc.field(f"{side}_id") == wanted))
+        if not rows.num_rows:
+            self._factors(side, wanted, version)  # refuses an id that the model does not know
+            if not self._lake.dataset(table, of_version).head(1, columns=["position"]).num_rows:
+                raise TableError(
+                    f"table {table} has no rows of model version {version}; "
+                    f"'lakefactor recommend --model-version {version}' makes them"
+                )
+        return rows.sort_by("position").slice(0, limit)
+
+    def _factors(self, side: Side, given: str | int, version: str) -> pa.Table:
+        table = f"{side}_factors"
+        columns = ("model_version", f"{side}_id", "factors", "bias", "n_entries", "updated_at", "batch_id")
+        wanted = self._id(table, side, given)
+        of_version = pc.field("model_version") == version
+        rows = self._lake.rows(table, columns, of_version & (pc.field(f"{side}_id") == wanted))
+        if not rows.num_rows:
+            raise self._unknown(table, side, wanted, version)
+        return rows
+
+    def _id(self, table: str, side: Side, given: str | int) -> str | int:
+        column = f"{side}_id"
+        schema = self._lake.schema(table)
+        if column not in schema.names:
+            raise TableError(f"table {table} at {self._lake.uri(table)} lacks the column {column}; migrate it")
+        return parse_id(given, schema.field(column).type, f"{column} of table {table}")
+
+    def _unknown(self, table: str, side: Side, wanted: str | int, version: str | None = None) -> UnknownIdError:
+        where = None if version is None else pc.field("model_version") == version
+        close = guesses(self._lake.dataset(table, where), f"{side}_id", wanted)
+        meant = f"; did you mean {' or '.join(map(quoted, close))}?" if close else ""
+        if version is None:
+            return UnknownIdError(f"{side} {quoted(wanted)} is not in {table}: no event of it is left{meant}")
+        return UnknownIdError(
+            f"{side} {quoted(wanted)} is not in {table} of model version {version}; "
+            f"it may have had no interactions when the model was trained{meant}"
+        )
+
+    def _version(self, model_version: str | None) -> str:
+        """Return the version to read: the live one, or an existing one by name."""
+        if model_version is None:
+            live = self._live_version()
+            if live is None:
+                raise TableError(
+                    f"no model is published: table live_model at {self._lake.uri('live_model')} is missing or empty; "
+                    "'lakefactor publish' publishes one, --model-version reads another (or tables.root is wrong)"
+                )
+            return live
+        versions = self._lake.rows("models", ["model_version"])["model_version"].to_pylist()
+        if model_version not in versions:
+            close = difflib.get_close_matches(model_version, versions, n=1)
+            advice = f"did you mean {quoted(close[0])}?" if close else "'lakefactor query models' lists what there is"
+            raise UnknownIdError(f"model version {quoted(model_version)} is not in table models; {advice}")
+        return model_version
+
+    def _live_version(self) -> str | None:
+        if not self._lake.exists("live_model"):
+            return None
+        rows = self._lake.rows("live_model", ["model_version"], pc.field("name") == LIVE_NAME)
+        return rows["model_version"][0].as_py() if rows.num_rows else None
+
+    def _evaluations(self) -> dict[str, dict[str, Any]]:
+        """Return ``{model_version: {"split": ..., "model": {metric: value}, "popularity": ...}}`` of the newest."""
+        if not self._lake.exists("evaluations"):
+            return {}
+        means = self._lake.rows("evaluations", _EVALUATION_COLUMNS, pc.field("fold") == MEAN_FOLD)
+        newest: dict[str, dict[str, Any]] = {}
+        for row in means.sort_by([("evaluated_at", "ascending"), ("evaluation_id", "ascending")]).to_pylist():
+            known = newest.get(row["model_version"])
+            if known is None or known["evaluation_id"] != row["evaluation_id"]:
+                known = newest[row["model_version"]] = {"evaluation_id": row["evaluation_id"], "split": row["split"]}
+            name = f"{row['metric']}_at_{row['k']}" if row["k"] else row["metric"]
+            known.setdefault(row["recommender"], {})[name] = row["value"]
+        return newest
+
+
+def _checked(limit: int | None) -> int | None:
+    if limit is not None and limit < 1:
+        raise InputError(f"the limit is {limit}; give 1 or more, or none for all")
+    return limit

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lakefactor.errors import ShapeError
+from lakefactor.kernels import merge, top_k, top_n
+
+NOTHING_SEEN = (np.zeros(2, np.int64), np.empty(0, np.int32))
+
+
+def f32(*rows: list[float]) -> np.ndarray:
+    return np.array(rows, np.float32)
+
+
+def test_ties_go_to_the_lower_column():
+    scores, columns = top_k(f32([1, 2, 2, 1, 2]), 4)
+    assert columns.tolist() == [[1, 2, 4, 0]]
+    assert scores.tolist() == [[2, 2, 2, 1]]
+
+
+def test_nan_and_minus_infinity_never_win():
+    scores, columns = top_k(f32([np.nan, -np.inf, -5, np.inf]), 4)
+    assert columns.tolist() == [[3, 2, -1, -1]]
+    assert scores.tolist() == [[np.inf, -5, -np.inf, -np.inf]]
+
+
+def test_merge_puts_absent_places_last():
+    first, second = top_k(f32([-7, np.nan]), 2), top_k(f32([np.nan]), 1)
+    scores, columns = merge(first, second, 5)
+    assert columns.tolist() == [[0, -1, -1, -1, -1]]
+    assert scores[0, 0] == -7
+
+
+def test_merge_keeps_the_lower_column_of_a_tie_whichever_side_holds_it():
+    low, high = (f32([3]), np.array([[1]], np.int32)), (f32([3]), np.array([[9]], np.int32))
+    assert merge(low, high, 2)[1].tolist() == merge(high, low, 2)[1].tolist() == [[1, 9]]
+
+
+def test_bias_moves_the_ranking():
+    items = f32([1], [2], [3])
+    assert top_n(f32([1]), items, f32([5, 0, 0])[0], 3, *NOTHING_SEEN)[1].tolist() == [[0, 2, 1]]
+
+
+def test_seen_and_forbidden_items_are_left_out_in_every_block():
+    items = np.arange(10, dtype=np.float32)[:, None]
+    seen = np.array([0, 3], np.int64), np.array([0, 5, 9], np.int32)
+    allowed = np.ones(10, bool)
+    allowed[8] = False
+    for block in (1, 3, 10, 100):
+        _, columns = top_n(f32([1]), items, None, 8, *seen, allowed=allowed, item_block_rows=block)
+        assert columns.tolist() == [[7, 6, 4, 3, 2, 1, -1, -1]]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"items": np.ones((3, 2), np.float32)},
+        {"n": 0},
+        {"item_bias": np.ones(2, np.float32)},
+        {"allowed": np.ones(4, bool)},
+        {"seen_indptr": np.zeros(3, np.int64)},
+    ],
+)
+def test_arrays_that_disagree_are_refused(changed):
+    arguments = {
+        "users": f32([1]),
+        "items": f32([1], [2], [3]),
+        "item_bias": None,
+        "n": 1,
+        "seen_indptr": NOTHING_SEEN[0],
+        "seen_indices": NOTHING_SEEN[1],
+    }
+    with pytest.raises(ShapeError, match="top_n"):
+        top_n(**(arguments | changed))
