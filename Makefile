@@ -17,7 +17,8 @@ RUN = PATH="$(CURDIR)/$(BIN):$$PATH" JAVA_HOME="$$(cat .venv/java-home)"
 
 # One thread per numeric library call: tests run beside each other and beside Spark. Two for numba, so that its parallel
 # code runs in parallel.
-TEST_THREADS := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=2
+# JDK_JAVA_OPTIONS: tests are short, so a JVM that compiles little beats one that compiles well.
+TEST_THREADS := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
 UV_INSTALL = UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-300} $(BIN)/uv pip install $$([ -t 2 ] || echo --quiet) \
 	--python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt
@@ -25,7 +26,7 @@ UV_INSTALL = UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-300} $(BIN)/uv pip install $$([
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: .venv/spark ## install everything into .venv (first time: a few minutes, 7 GB)
+setup: .venv/packages .venv/spark ## install everything into .venv (first time: a few minutes, 7 GB)
 
 demo: setup ## run the whole pipeline on synthetic events, or on your own file: make demo EVENTS=file.csv
 	@$(RUN) lakefactor demo $${EVENTS:+--events "$$EVENTS"}
@@ -49,10 +50,10 @@ docs: setup ## regenerate conf/*.toml, docs/tables.md and docs/configuration.md 
 	@$(RUN) python -m lakefactor.contracts.docs
 	@$(RUN) python -m lakefactor.config.toml
 
-bench-quality: setup .venv/bench ## rank and rating metrics on real data, beside implicit and popularity
+bench-quality: setup ## rank and rating metrics on real data, beside implicit and popularity
 	@$(RUN) python benchmarks/quality.py $(ARGS)
 
-bench-kernels: setup .venv/bench ## seconds per half-step of the kernels, beside implicit
+bench-kernels: setup ## seconds per half-step of the kernels, beside implicit
 	@$(RUN) python benchmarks/kernels.py $(ARGS)
 
 pins: $(BIN)/uv ## complete constraints.txt after a change of dependencies (ARGS=--upgrade moves every version)
@@ -77,11 +78,6 @@ $(BIN)/uv:
 	@$(UV_INSTALL) --editable '.[dev]'
 	@touch $@
 
-.venv/bench: .venv/packages
-	@echo "Installing what the benchmarks compare with (under 1 minute)"
-	@$(UV_INSTALL) --editable '.[bench]'
-	@touch $@
-
 # A remembered Java that has gone is looked for again.
 ifeq ($(wildcard $(shell cat .venv/java-home 2>/dev/null)/bin/java),)
 .PHONY: .venv/java-home
@@ -90,7 +86,7 @@ endif
 	@scripts/find_java.sh > $@
 	@echo "Using Java of $$(cat $@)"
 
-.venv/spark: .venv/packages .venv/java-home scripts/prepare_spark.py scripts/check_spark.py
+.venv/spark: constraints.txt .venv/java-home scripts/prepare_spark.py scripts/check_spark.py | .venv/packages
 	@$(BIN)/python scripts/prepare_spark.py --java-home "$$(cat .venv/java-home)"
 	@touch $@
 	@echo "Ready. To call lakefactor or spark-submit yourself: source $(BIN)/activate"

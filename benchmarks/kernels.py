@@ -192,19 +192,19 @@ def main() -> None:
 
 
 def table(results: dict[str, Any], args: argparse.Namespace) -> Table:
-    """Return the medians with their spread."""
+    """Return the medians with their range; ``apart`` is the relative difference of the two's item factors."""
     shown = Table(
-        title=f"{args.entries:,} entries, {args.users:,} users x {args.items:,} items, rank {args.rank}, "
-        f"{args.threads} threads: seconds per iteration, median (fastest - slowest)"
+        title=f"Seconds per iteration, median (range)\n{args.entries:,} entries, {args.users:,} x {args.items:,}, "
+        f"rank {args.rank}, {args.threads} threads"
     )
-    for heading in ("solver", "lakefactor", "implicit", "times as fast", "factors apart"):
+    for heading in ("solver", "lakefactor", "implicit", "ratio", "apart"):
         shown.add_column(heading, justify="left" if heading == "solver" else "right")
     for solver, result in results.items():
         cells = [
             f"{result['median_seconds'][name]:.2f} ({min(times):.2f} - {max(times):.2f})"
             for name, times in result["seconds"].items()
         ]
-        name = f"CG, {CG_STEPS} steps" if solver == "cg" else "exact (Cholesky)"
+        name = f"CG-{CG_STEPS}" if solver == "cg" else "exact"
         apart = result["relative_difference_of_item_factors"]
         shown.add_row(name, *cells, f"{result['times_as_fast']:.1f}", f"{apart:.0e}")
     return shown

@@ -29,7 +29,7 @@ from scipy.sparse import csr_matrix
 
 from lakefactor.config import Config, load
 from lakefactor.log import say, show
-from lakefactor.pipelines import evaluate, ingest, interactions, train
+from lakefactor.pipelines import evaluate, ingest, train
 from lakefactor.spark.session import build
 from lakefactor.spark.splits import Fold, folds
 from lakefactor.spark.tables import Tables
@@ -153,7 +153,6 @@ def run_task(spark: SparkSession, name: str, root: str) -> dict[str, Any]:
     config = load(None, [*settings, "spark.master=local[2]", "spark.shuffle_partitions=4", "publish.metric=ndcg_at_10"])
     started = time.perf_counter()
     ingested = ingest.run(spark, config, [str(peers.data_folder().joinpath(*task.data))])
-    interactions.run(spark, config)
     trained = train.run(spark, config)
     evaluated = evaluate.run(spark, config, trained.model_version)
     figures: dict[str, dict[str, float]] = dict(evaluated.metrics)

@@ -131,6 +131,13 @@ def tune_implicit(train: csr_matrix, task: Task, seed: int = 1) -> dict[str, Any
     }
 
 
+def validation_parts(train: csr_matrix, task: Task, seed: int = 1) -> list[tuple[csr_matrix, csr_matrix]]:
+    """Cut a training part into (what to fit, what to measure on), ``task.validations`` times."""
+    share, seeds = task.validation_share, range(seed, seed + task.validations)
+    cuts = [held_out(train, share, per_user=task.per_user, seed=s) for s in seeds]
+    return [(part(train, ~cut), _some_users(part(train, cut), task.users, seed)) for cut in cuts]
+
+
 def _figures(
     parts: Sequence[tuple[csr_matrix, csr_matrix]], params: Params, task: Task, to_beat: dict[str, float]
 ) -> dict[int, dict[str, float]]:

@@ -77,7 +77,10 @@ def test_recommending_again_changes_nothing_and_subsets_leave_the_rest(spark, sm
     assert rows() == first
     recommend.run(spark, updated(small, recommend={"users": ("u003", "u004"), "n": 1, "similar_n": 0}), version)
     expected = [row for row in first if row[0] not in ("u003", "u004") or row[1] == 1]
-    assert rows() == expected
+    after = rows()
+    assert [row[:3] for row in after] == [row[:3] for row in expected]
+    # A matrix product over fewer users may add up in another order.
+    np.testing.assert_allclose([row[3] for row in after], [row[3] for row in expected], rtol=1e-6)
 
 
 def test_allow_and_deny_lists_and_seen_items(spark, small):
@@ -259,7 +262,9 @@ def test_evaluation_of_a_known_case(spark, small):
     start = dt.datetime(2025, 1, 1, tzinfo=dt.timezone.utc)
     times = pa.array([start + dt.timedelta(hours=h) for h in hours], pa.timestamp("us", tz="UTC"))
     table = pa.table({"user_id": users, "item_id": items, "strength": [1.0] * 6, "last_event_time": times})
-    config = updated(small, model={"rank": 1}, evaluate={"split": "leave_last_out", "ks": (1, 2)})
+    config = updated(
+        small, model={"rank": 1}, evaluate={"split": "leave_last_out", "ks": (1, 2)}, publish={"metric": "ndcg_at_2"}
+    )
     tables = write_interactions(spark, config, table)
     train.run(spark, config)
     metrics = evaluate.run(spark, config).metrics["popularity"]

@@ -111,21 +111,25 @@ def half_step(
     """
     from lakefactor.kernels import _rows  # numba and SciPy, a second to import: not before they are needed
 
-    arrays = (source, gramian, indptr, indices, weights, targets, reg, reg_last)
-    _check(*arrays, x, cg_steps, threads)
+    _check(source, gramian, indptr, indices, weights, targets, reg, reg_last, x, cg_steps, threads)
+    # Read-only arrays are another type to numba, which would compile everything once more for them.
+    arrays: tuple[Any, ...] = tuple(
+        array if array.flags.writeable else array.copy()
+        for array in (source, gramian, indptr, indices, weights, targets, reg, reg_last)
+    )
     values = np.empty(len(x), np.float64)
     if solver == "cholesky":
         kernel: Callable[..., None] = _rows.solve_cholesky
-        tail: tuple[Any, ...] = (biased, x, values)
+        tail: tuple[Any, ...] = (bool(biased), x, values)
     elif solver == "cg":
         panel_rows = max(_rows.TILE_ROWS, _rows.PANEL_BYTES // (4 * source.shape[1]))
-        kernel, tail = _rows.solve_cg, (biased, cg_steps, panel_rows, x, values)
+        kernel, tail = _rows.solve_cg, (bool(biased), int(cg_steps), panel_rows, x, values)
     else:
         raise ShapeError(f"half_step: found solver {solver!r}; use 'cholesky' or 'cg'.")
     _solve_in_chunks(kernel, arrays, tail, threads)
     failed = np.flatnonzero(~np.isfinite(values))
     if len(failed):
-        _solve_in_float64(failed, *arrays, x, values, biased)
+        _solve_in_float64(failed, *arrays, x=x, values=values, biased=biased)
     return values
 
 

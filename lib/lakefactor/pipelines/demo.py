@@ -9,11 +9,12 @@ from pydantic import BaseModel, ConfigDict
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from rich.table import Table
+from rich.text import Text
 
 from lakefactor.config import Config
 from lakefactor.errors import GateRefusedError
-from lakefactor.log import say, show
-from lakefactor.pipelines import evaluate, ingest, interactions, publish, recommend, train
+from lakefactor.log import printable, say, show
+from lakefactor.pipelines import evaluate, ingest, publish, recommend, train
 from lakefactor.spark.tables import Tables
 from lakefactor.synthetic import SCHEMA, Planted, generate_batches, plant
 
@@ -62,9 +63,9 @@ def run(spark: SparkSession, config: Config, events: Path | None = None) -> Demo
         events = _write_synthetic(config)
     _title(f"1. Ingest {events}")
     ingested = ingest.run(spark, config, [str(events)])
-    say(f"read {ingested.read}: {ingested.accepted} new, {ingested.duplicates} known, {ingested.rejected} rejected")
-    made = interactions.run(spark, config)
-    say(f"{made.pairs} interactions of {made.users} users and {made.items} items")
+    say(ingested.summary())
+    made = ingested.interactions
+    say(f"{made.pairs:,} interactions of {made.users:,} users and {made.items:,} items")
 
     _title(f"2. Train: {config.model.algorithm}, rank {config.model.rank}, {config.train.ranks} ranks")
     trained = train.run(spark, config)
@@ -105,7 +106,7 @@ def run(spark: SparkSession, config: Config, events: Path | None = None) -> Demo
 def _in_own_folder(config: Config, events: Path | None) -> Config:
     if not config.tables.root:
         return config
-    name = events.name.split(".")[0] if events else "demo"
+    name = (events.name.split(".")[0] or events.name.strip(".")) if events else "demo"
     tables = config.tables.model_copy(update={"root": f"{config.tables.root.rstrip('/')}/{name}"})
     return config.model_copy(update={"tables": tables})
 
@@ -171,15 +172,16 @@ def _user_tables(tables: Tables, model_version: str, planted: Planted | None) ->
     return shown
 
 
-def _user_title(user: str, items: list[str], planted: Planted | None) -> str:
+def _user_title(user: object, items: list[str], planted: Planted | None) -> Text:
     if planted is None:
-        return f"user {user}"
-    groups = ", ".join(map(str, sorted(planted.groups_of_user(user))))
-    hits = planted.n_in_own_groups(user, items)
-    return f"user {user} likes groups {groups}: {hits} of {len(items)} recommendations are from them"
+        return Text(printable(f"user {user}"))
+    groups = ", ".join(map(str, sorted(planted.groups_of_user(str(user)))))
+    hits = planted.n_in_own_groups(str(user), items)
+    return Text(f"user {user} likes groups {groups}: {hits} of {len(items)} recommendations are from them")
 
 
-def _item(item: object, planted: Planted | None) -> str:
+def _item(item: object, planted: Planted | None) -> Text:
     if item is None:
-        return ""
-    return str(item) if planted is None else f"{item} (group {planted.group_of_item(str(item))})"
+        return Text()
+    # Text, not str: an id is never markup.
+    return Text(printable(str(item) if planted is None else f"{item} (group {planted.group_of_item(str(item))})"))

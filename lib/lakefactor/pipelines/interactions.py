@@ -146,10 +146,11 @@ def _scaled_sum(events: DataFrame, config: Config) -> Column:
 def _counts(pairs: DataFrame) -> dict[str, int]:
     """Count the pairs kept and removed, and the users and items of those kept."""
     kept = pairs.where("kept")
-    n_kept = kept.count()
+    numbers = pairs.agg(F.count(F.lit(1)).alias("all"), F.count_if("kept").alias("kept")).first()
+    assert numbers is not None
     return {
-        "pairs": n_kept,
-        "removed": pairs.count() - n_kept,
+        "pairs": numbers["kept"],
+        "removed": numbers["all"] - numbers["kept"],
         "users": kept.select("user_id").distinct().count(),
         "items": kept.select("item_id").distinct().count(),
     }

@@ -187,6 +187,19 @@ def test_arguments_that_disagree_are_refused(changed, message):
         half_step(**arguments)
 
 
+def test_read_only_arrays_need_no_other_compiled_version():
+    from lakefactor.kernels import _rows
+
+    one, x = np.ones(1, np.float32), np.zeros((1, 1), np.float32)
+    frozen = [np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), np.array([0, 1]), np.zeros(1, np.int32)]
+    frozen += [one.copy() for _ in range(4)]
+    for array in frozen:
+        array.setflags(write=False)
+    half_step(*frozen, x, biased=np.False_, solver="cg", cg_steps=np.int32(1), threads=1)
+    assert x[0, 0] == 0.5
+    assert len(_rows.solve_cg.signatures) == 1
+
+
 def test_another_process_uses_the_compiled_code_of_this_one():
     """Spark starts many Python workers: compiling in each would cost more than the work."""
     solve([[1.0]], [[(0, 1.0, 1.0)]], reg=1.0, solver="cg")

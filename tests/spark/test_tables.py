@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import uuid
+
+import pytest
+from pyspark.sql import functions as F
+
+from lakefactor.config import Tables as TablesConfig
+from lakefactor.errors import ShapeError, TableError
+from lakefactor.spark.tables import Tables
+
+ONE = ("u1", "i1", 1.0, 1, None)
+OTHER = ("u2", "i1", 2.0, 3, None)
+
+
+@pytest.fixture
+def tables(spark, config):
+    return Tables(spark, config.tables)
+
+
+def rows(tables, *values):
+    return tables._spark.createDataFrame(list(values), tables.read("interactions").schema)
+
+
+def contents(tables, version=None):
+    return sorted(tuple(row) for row in tables.read("interactions", version).collect())
+
+
+def test_a_table_is_created_once_with_the_ids_asked_for(tables):
+    assert not tables.exists("interactions")
+    tables.ensure("interactions", "long", "string")
+    tables.ensure("interactions", "long", "string")
+    assert tables.exists("interactions")
+    assert tables.version("interactions") == 0
+    assert tables.id_types("interactions") == ("long", "string")
+    assert dict(tables.read("interactions").dtypes)["user_id"] == "bigint"
+
+
+def test_a_table_with_other_ids_is_refused_by_column(tables):
+    tables.ensure("interactions", "long", "string")
+    with pytest.raises(TableError, match=r"interactions at .*column user_id is BIGINT, not STRING"):
+        tables.ensure("interactions", "string", "string")
+
+
+def test_a_table_that_is_not_as_its_contract_is_refused_whenever_it_is_opened(spark, tables):
+    place = tables.path_or_name("interactions")
+    spark.sql("SELECT 'u' AS user_id, 1 AS strength, true AS odd").write.format("delta").save(place)
+    for open_table in (tables.ensure, tables.read):
+        with pytest.raises(TableError) as refusal:
+            open_table("interactions")
+        for part in (place, "strength is INT, not DOUBLE", "item_id is missing", "odd is not in the contract"):
+            assert part in str(refusal.value)
+
+
+def test_a_missing_table_is_named_with_its_place_and_the_command_that_creates_it(tables):
+    with pytest.raises(TableError) as refusal:
+        tables.read("item_factors")
+    for part in ("item_factors", tables.path_or_name("item_factors"), "lakefactor train"):
+        assert part in str(refusal.value)
+
+
+def test_a_missing_version_is_named_with_those_that_are_there(tables):
+    tables.ensure("interactions")
+    with pytest.raises(TableError, match=r"interactions .* at version 7: .*\[0, 0\]"):
+        tables.read("interactions", 7)
+
+
+@pytest.mark.parametrize("name", ["events; DROP TABLE models", "../events", "", "delta.`/tmp/x`"])
+def test_a_table_name_with_anything_else_in_it_is_refused(tables, name):
+    with pytest.raises(TableError, match="no table is called"):
+        tables.read(name)
+
+
+def test_a_repeated_transaction_appends_nothing(tables):
+    tables.ensure("interactions")
+    for _ in range(2):
+        tables.append("interactions", rows(tables, ONE), txn=("some job", 1))
+    tables.append("interactions", rows(tables, OTHER), txn=("some job", 2))
+    assert contents(tables) == [ONE, OTHER]
+    assert tables.version("interactions") == 2
+
+
+def test_columns_go_by_name_and_a_missing_one_is_refused(tables):
+    tables.ensure("interactions")
+    tables.append("interactions", rows(tables, ONE).select("strength", "*").select(*reversed(rows(tables).columns)))
+    assert contents(tables) == [ONE]
+    with pytest.raises(ShapeError, match="interactions lack the columns item_id, strength"):
+        tables.append("interactions", rows(tables, ONE).drop("strength", "item_id"))
+
+
+def test_overwrite_replaces_all_rows_and_records_its_metadata(tables):
+    tables.ensure("interactions")
+    assert tables.commit_metadata("interactions") == {}
+    tables.overwrite("interactions", rows(tables, ONE), {"made_from": {"events": 3}})
+    tables.overwrite("interactions", rows(tables, OTHER), {"made_from": {"events": 4}})
+    assert contents(tables) == [OTHER]
+    assert contents(tables, version=1) == [ONE]
+    assert tables.commit_metadata("interactions") == {"made_from": {"events": 4}}
+
+
+def test_replace_where_touches_only_the_rows_of_its_predicate(tables):
+    tables.ensure("interactions")
+    tables.append("interactions", rows(tables, ONE, OTHER))
+    again = ("u2", "i9", 5.0, 1, None)
+    for _ in range(2):
+        tables.replace_where("interactions", rows(tables, again), "user_id = 'u2'")
+    assert contents(tables) == [ONE, again]
+
+
+def test_merge_new_inserts_only_keys_that_are_not_there(tables):
+    tables.ensure("interactions")
+    changed = ("u1", "i1", 99.0, 1, None)
+    assert tables.merge_new("interactions", rows(tables, ONE), ["user_id", "item_id"]) == 1
+    assert tables.merge_new("interactions", rows(tables, changed, OTHER), ["user_id", "item_id"]) == 1
+    assert contents(tables) == [ONE, OTHER]
+    assert tables.version("interactions") == 2
+
+
+def test_merge_new_without_anything_new_makes_no_version(tables):
+    tables.ensure("interactions")
+    tables.append("interactions", rows(tables, ONE, OTHER))
+    assert tables.merge_new("interactions", rows(tables, OTHER, ONE), ["user_id", "item_id"]) == 0
+    assert tables.version("interactions") == 1
+
+
+def test_a_table_created_again_has_another_uid(spark, tables, config, tmp_path):
+    tables.ensure("interactions")
+    elsewhere = Tables(spark, TablesConfig(root=str(tmp_path / "elsewhere")))
+    elsewhere.ensure("interactions")
+    assert tables.uid("interactions") == tables.uid("interactions") != elsewhere.uid("interactions")
+
+
+def test_catalog_tables_work_as_path_tables(spark):
+    schema = f"lake_{uuid.uuid4().hex}"
+    tables = Tables(spark, TablesConfig(root="", catalog=schema))
+    try:
+        assert not tables.exists("interactions")
+        tables.ensure("interactions")
+        tables.ensure("interactions")
+        assert tables.merge_new("interactions", rows(tables, ONE), ["user_id", "item_id"]) == 1
+        tables.overwrite("interactions", rows(tables, OTHER), {"n": 1})
+        assert contents(tables) == [OTHER]
+        assert contents(tables, version=1) == [ONE]
+        assert tables.commit_metadata("interactions") == {"n": 1}
+        with pytest.raises(TableError, match=rf"models does not exist at {schema}\.models"):
+            tables.read("models")
+    finally:
+        spark.sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")
+
+
+def test_a_root_with_quotes_and_blanks_is_a_folder_like_any_other(spark, tmp_path):
+    tables = Tables(spark, TablesConfig(root=str(tmp_path / 'it\'s "a" ünusual; --root')))
+    tables.ensure("interactions")
+    tables.append("interactions", rows(tables, ONE))
+    assert contents(tables) == [ONE]
+    assert tables.read("interactions").where(F.col("user_id") == "u1").count() == 1
