@@ -146,10 +146,12 @@ def _figures(
     figures = {iteration: dict.fromkeys(task.metrics, 0.0) for iteration in task.checkpoints}
     for train, validation in parts:
 
-        def measure(iteration: int, users: Factors, items: Factors, split: tuple = (train, validation)) -> None:
+        def measure(
+            iteration: int, users: Factors, items: Factors, split: tuple[csr_matrix, csr_matrix] = (train, validation)
+        ) -> None:
             if iteration not in figures:
                 return
-            got = evaluate(users, items, *split, ks)
+            got = evaluate(users, items, split[0], split[1], ks)
             behind = [got[metric] < HOPELESS * value for metric, value in to_beat.items()]
             if iteration >= HOPELESS_FROM and behind and all(behind):
                 raise _Hopeless
@@ -184,8 +186,9 @@ def main(names: Sequence[str]) -> None:
         found = tune_implicit(train, task)
         for metric, choice in found["best"].items():
             k = [int(metric.rpartition("_")[2])]
-            choice["test"] = evaluate(*implicit_als(train, Params(**choice["params"])), train, test, k)[metric]
-            choice["test_popularity"] = evaluate(*popularity(train), train, test, k)[metric]
+            model, baseline = implicit_als(train, Params(**choice["params"])), popularity(train)
+            choice["test"] = evaluate(model[0], model[1], train, test, k)[metric]
+            choice["test_popularity"] = evaluate(baseline[0], baseline[1], train, test, k)[metric]
         record[name] = {"implicit": implicit.__version__, "task": asdict(task), **found}
         PARAMS_FILE.write_text(json.dumps(record, indent=1) + "\n")
         print(name, json.dumps(found["best"], indent=1), f"{found['seconds']} s", flush=True)

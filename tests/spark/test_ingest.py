@@ -31,9 +31,8 @@ def counts(result):
 
 def events(spark, config):
     found = Tables(spark, config.tables).read("events").withColumn("event_time", F.unix_seconds("event_time"))
-    return sorted(
-        tuple(row) for row in found.select("user_id", "item_id", "event_type", "value", "event_time").collect()
-    )
+    rows = found.select("user_id", "item_id", "event_type", "value", "event_time").collect()
+    return sorted(map(tuple, rows), key=repr)
 
 
 def rejects(spark, config):
@@ -71,7 +70,8 @@ def test_good_rows_become_events_and_bad_rows_rejects_and_nothing_is_lost(spark,
         ("a.csv", "value is not a number", bad),
         ("a.csv", "value is not a number", bad),
     ]
-    assert (result.interactions.pairs, result.interactions.users, result.interactions.items) == (3, 2, 2)
+    record = json.loads(result.model_dump_json())
+    assert (record["accepted"], record["interactions"]["pairs"], record["interactions"]["users"]) == (3, 3, 2)
     assert result.summary() == (
         "8 rows read: 3 events accepted, 1 known already, 4 rejected "
         "(value is not a number: 2, line is malformed: 1, user id is empty: 1)"
@@ -94,8 +94,7 @@ def test_an_event_with_a_time_is_one_event_whatever_files_and_formats_bring_it(s
     run(spark, config, write(tmp_path / "a.csv", *RATINGS))
     with gzip.open(tmp_path / "b.csv.gz", "wt") as packed:
         packed.write("item,date,score,uid\ni1,1970-01-01T00:01:40Z,3.0,u1\n")
-    lines = ['{"user": "u1", "item": "i2", "value": 4, "ts": 200000}'.replace("200000", "200.0")]
-    write(tmp_path / "c.jsonl", *lines)
+    write(tmp_path / "c.jsonl", '{"user": "u1", "item": "i2", "value": 4, "ts": 200.0}')
     frame = spark.sql("SELECT 'u2' user, 'i1' item, 5 rating, TIMESTAMP'1970-01-01 00:05:00Z' time")
     frame.write.parquet(str(tmp_path / "d"))
     frame.write.format("delta").save(str(tmp_path / "e"))
@@ -105,12 +104,14 @@ def test_an_event_with_a_time_is_one_event_whatever_files_and_formats_bring_it(s
 
 
 def test_rows_without_a_time_add_up_and_a_grown_file_adds_what_is_new(spark, config, tmp_path):
-    first = write(tmp_path / "a.csv", "user,item", "u1,i1", "u1,i1", "u2,i1")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    first = write(folder / "a.csv", "user,item", "u1,i1", "u1,i1", "u2,i1")
     assert counts(run(spark, config, first)) == (3, 3, 0, 0)
-    other = write(tmp_path / "b.csv", "user,item", "u1,i1")
+    other = write(folder / "b.csv", "user,item", "u1,i1")
     assert counts(run(spark, config, other)) == (1, 1, 0, 0)
-    write(tmp_path / "a.csv", "user,item", "u1,i1", "u1,i1", "u1,i1", "u2,i1", "u3,i1")
-    assert counts(run(spark, config, tmp_path)) == (6, 2, 4, 0)
+    write(folder / "a.csv", "user,item", "u1,i1", "u1,i1", "u1,i1", "u2,i1", "u3,i1")
+    assert counts(run(spark, config, folder)) == (6, 2, 4, 0)
     strengths = Tables(spark, config.tables).read("interactions").select("user_id", "strength").collect()
     assert sorted(tuple(row) for row in strengths) == [("u1", 4.0), ("u2", 1.0), ("u3", 1.0)]
 
@@ -223,14 +224,9 @@ def test_any_mix_of_rows_adds_up(spark, config, tmp_path):
         [*{row for row in good if row[-1] is not None}, *(row for row in good if row[-1] is None)], key=repr
     )
     result = run(spark, config, write(tmp_path / "a.csv", "user,item,rating,time", *lines))
-    assert sorted(events(spark, config), key=repr) == wanted
+    assert events(spark, config) == wanted
     assert counts(result) == (600, len(wanted), len(good) - len(wanted), 600 - len(good))
     assert len(rejects(spark, config)) == result.rejected > 100
-
-
-def test_the_result_is_one_json_object(spark, config, tmp_path):
-    result = run(spark, config, write(tmp_path / "a.csv", *RATINGS))
-    assert json.loads(result.model_dump_json())["interactions"]["pairs"] == 3
 
 
 @pytest.mark.data

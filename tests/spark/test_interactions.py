@@ -199,7 +199,7 @@ def test_it_is_written_again_only_if_events_or_the_settings_that_count_changed(s
     assert (first.events_version, first.interactions_version, first.pairs) == (1, 1, 1)
     elsewhere = with_sections(config, train={"iterations": 3}, model={"rank": 7})
     assert interactions.run(spark, elsewhere) == first
-    heavier = with_sections(config, ingest={"event_weights": {"view": 2.0}})
+    heavier = with_sections(config, ingest={"event_weights": {"interaction": 1.0, "view": 2.0}})
     assert interactions.run(spark, heavier).interactions_version == 2
     assert contents(tables) == {("u", "i"): (2.0, 1, 10)}
     put_events(spark, config, [("u", "i", "view", 1.0, 20, 0)])
@@ -210,7 +210,7 @@ def test_it_is_written_again_only_if_events_or_the_settings_that_count_changed(s
 def test_explicit_feedback_does_not_depend_on_weights(spark, config):
     put_events(spark, config, [("u", "i", "view", 3.0, 10, 0)])
     first = interactions.run(spark, explicit(config))
-    heavier = explicit(config, ingest={"event_weights": {"view": 2.0}}, interactions={"log_scale": 1.0})
+    heavier = explicit(config, ingest={"event_weights": {"interaction": 1.0, "view": 2.0}}, interactions={"log_scale": 1.0})
     assert interactions.run(spark, heavier) == first
 
 

@@ -231,6 +231,11 @@ def _columns(spark, path, sql):
         (lambda spark, path: write(path, "user,item"), Ingest(format="parquet"), ["cannot be read as parquet"]),
         (lambda spark, path: write(path, "user,item"), Ingest(format="json"), ["no user column", "columns are none"]),
         (lambda spark, path: write(path, "user,item"), Ingest(format="delta"), ["is a file", "ingest.format"]),
+        (
+            lambda spark, path: spark.range(1).write.format("delta").save(str(path / "table")),
+            Ingest(),
+            ["input holds the Delta table table", "name the table itself"],
+        ),
         (lambda spark, path: path.mkdir(), Ingest(format="delta"), ["no Delta table", "ingest.format"]),
         (
             lambda spark, path: _columns(spark, path, "1.5D AS user, 'i' AS item"),

@@ -171,8 +171,8 @@ class Model(Section):
     unobserved_weight: Positive = Field(
         0.1, description="Weight a0 of every (user, item) pair in `ials` (dimensionless)."
     )
-    user_reg: NonNegative = Field(1.0, description="Regularization of user factors.")
-    item_reg: NonNegative = Field(1.0, description="Regularization of item factors.")
+    user_reg: NonNegative = Field(3.0, description="Regularization of user factors.")
+    item_reg: NonNegative = Field(3.0, description="Regularization of item factors.")
     bias_reg: NonNegative = Field(1.0, description="Regularization of both biases; `explicit_als` only.")
     reg_exponent: float = Field(
         0.5, ge=0, le=2, description="nu of lambda_r = reg * n_r^nu: 1 as MLlib and ALS-WR, 0 as `implicit`."

@@ -1,8 +1,8 @@
 """One half of an iteration: solve all rows of one side while the other side stays fixed.
 
 Place in the data flow: `factorization` hands over one rank's CSR rows and the source rows they need, batch and
-streaming alike. This module checks, schedules and reports; `_rows` computes. It knows no convention of weights or
-regularization.
+streaming alike. This module checks and schedules; `_rows` computes, `_float64` what that cannot. None of them knows
+the convention of weights or regularization.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from lakefactor.errors import ShapeError, SolveError
-from lakefactor.kernels import reference
+from lakefactor.errors import ShapeError
+from lakefactor.kernels import _float64
 
 Solver = Literal["cholesky", "cg"]
 Float32s = NDArray[np.float32]
@@ -25,8 +25,6 @@ Float64s = NDArray[np.float64]
 
 _CHUNKS_PER_THREAD = 32
 """Chunks of about equal work, taken by the threads as they get free."""
-
-_NAMED_ROWS = 10
 
 
 def half_step(
@@ -129,7 +127,7 @@ def half_step(
     _solve_in_chunks(kernel, arrays, tail, threads)
     failed = np.flatnonzero(~np.isfinite(values))
     if len(failed):
-        _solve_in_float64(failed, *arrays, x=x, values=values, biased=biased)
+        _float64.solve_rows(failed, arrays, x, values, biased)
     return values
 
 
@@ -163,57 +161,6 @@ def _chunks(degrees: NDArray[np.int64], k: int, threads: int) -> Iterator[NDArra
 def _blas() -> ThreadpoolController:
     """Return the controller of the loaded BLAS libraries; looking for them takes milliseconds, so do it once."""
     return ThreadpoolController()
-
-
-def _solve_in_float64(
-    failed: NDArray[np.intp],
-    source: Float32s,
-    gramian: Float32s,
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    weights: Float32s,
-    targets: Float32s,
-    reg: Float32s,
-    reg_last: Float32s,
-    x: Float32s,
-    values: Float64s,
-    biased: bool,
-) -> None:
-    """Solve the rows that float32 could not, or raise SolveError for those that float64 cannot either."""
-    singular = []
-    for r in failed.tolist():
-        row = slice(indptr[r], indptr[r + 1])
-        with np.errstate(all="ignore"):
-            matrix, rhs, constant = reference.system(
-                source, gramian, indices[row], weights[row], targets[row], reg[r], reg_last[r], biased
-            )
-            solution = _solve_positive_definite(matrix, rhs)
-        if solution is None:
-            singular.append(r)
-            continue
-        x[r] = solution
-        values[r] = solution @ matrix @ solution - 2.0 * solution @ rhs + constant
-    if singular:
-        named = ", ".join(map(str, singular[:_NAMED_ROWS])) + (", ..." if len(singular) > _NAMED_ROWS else "")
-        raise SolveError(
-            singular,
-            f"{len(singular)} of {len(x)} rows have no unique finite solution (local rows {named}): their equations "
-            "are singular, or their weights, targets or source factors are not finite, or a weight is negative. "
-            f"The smallest regularization among these rows is {float(np.min(reg[singular])):g}; raise reg (0 needs "
-            "more entries than factors in every row), or correct the strengths.",
-        )
-
-
-def _solve_positive_definite(matrix: Float64s, rhs: Float64s) -> Float64s | None:
-    """Return the float64 solution, or None where a pivot is rounding noise or the result does not fit float32."""
-    try:
-        pivots = np.square(np.diag(np.linalg.cholesky(matrix)))
-    except np.linalg.LinAlgError:
-        return None
-    if not np.all(pivots > len(rhs) * np.finfo(np.float64).eps * np.diag(matrix)):
-        return None
-    solution = np.linalg.solve(matrix, rhs).astype(np.float64)
-    return solution if np.all(np.isfinite(solution.astype(np.float32))) else None
 
 
 def _check(

@@ -1,7 +1,6 @@
 """The float64 oracle: the one equation in plain loops.
 
-Every fast kernel is tested against this module. It is written to be read, not to be fast; nothing outside tests and
-the rare ill-conditioned row (`half_step`) uses it.
+Every fast kernel is tested against this module. It is written to be read, not to be fast; only tests use it.
 
 Notation (`docs`, "the one equation"): a target row r with entries E(r), source factors Y, solves
 

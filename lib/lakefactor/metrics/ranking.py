@@ -172,7 +172,8 @@ def ndcg(hits: Hits, k: int) -> Floats:
     at = hits.at[:, :k]
     discount = 1.0 / np.log2(np.arange(2, at.shape[1] + 2))
     ideal = np.cumsum(discount)
-    return (at @ discount) / ideal[np.clip(hits.n_relevant, 1, k) - 1]
+    # Not `at @ discount`: BLAS may round a user's sum differently by its place in the block.
+    return (at * discount).sum(axis=1) / ideal[np.clip(hits.n_relevant, 1, k) - 1]
 
 
 RANK_METRICS: dict[str, Callable[[Hits, int], Floats]] = {

@@ -86,7 +86,8 @@ def run(spark: SparkSession, config: Config, events: Path | None = None) -> Demo
 
     _title("5. Recommend")
     recommended = recommend.run(spark, config, trained.model_version)
-    for user_table in _user_tables(tables, trained.model_version, planted):
+    for title, user_table in _users(tables, trained.model_version, planted):
+        say(f"\n{title}")
         show(user_table)
     say(f"The tables are in {config.tables.root or config.tables.catalog}; ask for more, without Spark, by")
     say(f"  lakefactor query --help    (and --set tables.root={config.tables.root})")
@@ -148,8 +149,8 @@ def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:
     return table
 
 
-def _user_tables(tables: Tables, model_version: str, planted: Planted | None) -> list[Table]:
-    """Show what three users know best, and what they are recommended."""
+def _users(tables: Tables, model_version: str, planted: Planted | None) -> list[tuple[str, Table]]:
+    """Return, of three users, a title and what they know best beside what they are recommended."""
     top = tables.read("recommendations").where(F.col("model_version") == model_version)
     users = [row.user_id for row in top.select("user_id").distinct().orderBy("user_id").limit(SHOWN_USERS).collect()]
     shown = []
@@ -158,7 +159,7 @@ def _user_tables(tables: Tables, model_version: str, planted: Planted | None) ->
         known_rows = known.orderBy(F.desc("strength"), "item_id").limit(SHOWN_ITEMS).collect()
         top_rows = top.where(F.col("user_id") == user).orderBy("position").limit(SHOWN_ITEMS).collect()
         title = _user_title(user, [row.item_id for row in top_rows], planted)
-        table = Table("knows", "strength", "is recommended", "score", title=title, title_justify="left", box=None)
+        table = Table("knows", "strength", "is recommended", "score", box=None)
         for position in range(max(len(known_rows), len(top_rows))):
             left = known_rows[position] if position < len(known_rows) else None
             right = top_rows[position] if position < len(top_rows) else None
@@ -168,16 +169,16 @@ def _user_tables(tables: Tables, model_version: str, planted: Planted | None) ->
                 _item(right and right.item_id, planted),
                 f"{right.score:.3f}" if right else "",
             )
-        shown.append(table)
+        shown.append((title, table))
     return shown
 
 
-def _user_title(user: object, items: list[str], planted: Planted | None) -> Text:
+def _user_title(user: object, items: list[str], planted: Planted | None) -> str:
     if planted is None:
-        return Text(printable(f"user {user}"))
+        return f"user {user}"
     groups = ", ".join(map(str, sorted(planted.groups_of_user(str(user)))))
     hits = planted.n_in_own_groups(str(user), items)
-    return Text(f"user {user} likes groups {groups}: {hits} of {len(items)} recommendations are from them")
+    return f"user {user} likes groups {groups}: {hits} of {len(items)} recommendations are from them"
 
 
 def _item(item: object, planted: Planted | None) -> Text:

@@ -152,7 +152,7 @@ def _folder(spark: SparkSession, folder: Any, declared_format: str) -> list[File
     """Return the Delta table that a folder is, or the files below it by format."""
     place = folder.toString()
     files = folder.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
-    is_delta = files.exists(_jvm(spark).org.apache.hadoop.fs.Path(folder, "_delta_log"))
+    is_delta = _is_delta(files, folder)
     if declared_format == "delta" and not is_delta:
         raise InputError(f"input folder {place} is no Delta table (it has no _delta_log); correct ingest.format")
     if is_delta and declared_format in ("auto", "delta"):
@@ -169,10 +169,19 @@ def _below(files: Any, folder: Any) -> Iterator[_File]:
     for status in sorted(files.listStatus(folder), key=lambda status: status.getPath().getName()):
         if status.getPath().getName().startswith(("_", ".")):
             continue
-        if status.isDirectory():
-            yield from _below(files, status.getPath())
-        else:
+        if not status.isDirectory():
             yield _File.of(status)
+        elif _is_delta(files, status.getPath()):
+            raise InputError(
+                f"input folder {folder.toString()} holds the Delta table {status.getPath().getName()}, whose files are "
+                "not all its rows; name the table itself, or move it elsewhere"
+            )
+        else:
+            yield from _below(files, status.getPath())
+
+
+def _is_delta(files: Any, folder: Any) -> bool:
+    return bool(files.exists(folder.suffix("/_delta_log")))
 
 
 def _sets(files: list[_File], declared_format: str, base: str = "") -> list[FileSet]:

@@ -114,23 +114,19 @@ def test_the_error_names_ten_rows_and_lists_all():
     assert error.value.rows == list(range(30))
 
 
+@pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("reg", [1e-9, 1e-7, 1e-6])
-def test_a_row_too_ill_conditioned_for_float32_is_solved_in_float64(reg):
+def test_a_row_too_ill_conditioned_for_float32_is_solved_in_float64(reg, biased):
     rng = np.random.default_rng(5)
     source = rng.normal(size=(4, 16)).astype(np.float32)
-    row = [(i, 1.0, 1.0) for i in range(4)]
-    x, _ = solve(source, [row], reg=reg)
-    matrix, rhs, _ = reference.system(
-        source,
-        np.zeros((16, 16)),
-        np.arange(4),
-        np.ones(4),
-        np.ones(4),
-        float(np.float32(reg)),
-        float(np.float32(reg)),
-        False,
+    row = [(i, 2.0, 1.0) for i in range(4)]
+    x, values = solve(source, [row], reg=reg, base=0.0, biased=biased)
+    regs = np.full(1, reg, np.float32)
+    expected, expected_values = reference.half_step(
+        source, np.zeros((16, 16)), [0, 4], np.arange(4), np.full(4, 2.0), np.ones(4), regs, regs, biased
     )
-    np.testing.assert_allclose(x[0], np.linalg.solve(matrix, rhs), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(x, expected, rtol=1e-5)
+    np.testing.assert_allclose(values, expected_values, rtol=1e-6)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
