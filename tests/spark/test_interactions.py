@@ -70,10 +70,10 @@ def expected(events, config):
                     age = max(times) - (min(times) if time is None else time)
                     share *= 2 ** (-age / DAY / config.interactions.half_life_days)
                 strength += share
-            if config.interactions.log_scale:
-                strength = math.log(1 + strength / config.interactions.log_scale)
             if strength <= 0:
                 continue
+            if config.interactions.log_scale:
+                strength = math.log(1 + strength / config.interactions.log_scale)
         known = [event[6] for event in live if event[6] is not None]
         result[pair] = (strength, len(live), max(known) if known else None)
     return result
@@ -168,8 +168,11 @@ def test_strength_halves_with_every_half_life_and_is_scaled_by_the_logarithm(spa
     assert found == pytest.approx({user: math.log(1 + total / 0.5) for user, total in sums.items()}, rel=1e-14)
 
 
-@pytest.mark.parametrize("algorithm", ["explicit_als", "implicit_als"])
-def test_any_history_gives_what_the_rules_give_event_by_event(spark, config, algorithm):
+@pytest.mark.parametrize(
+    ("algorithm", "scaling"),
+    [("explicit_als", {}), ("implicit_als", {}), ("ials", {"half_life_days": 3.0, "log_scale": 2.0})],
+)
+def test_any_history_gives_what_the_rules_give_event_by_event(spark, config, algorithm, scaling):
     random = np.random.default_rng(7)
     kinds = ["view", "purchase", "delete"]
     events = [
@@ -183,7 +186,7 @@ def test_any_history_gives_what_the_rules_give_event_by_event(spark, config, alg
         )
         for _ in range(400)
     ]
-    config = with_sections(config, model={"algorithm": algorithm}, interactions={"half_life_days": 3.0})
+    config = with_sections(config, model={"algorithm": algorithm}, interactions=scaling)
     tables = put_events(spark, config, events)
     result = interactions.run(spark, config)
     wanted = expected(events, config)
@@ -210,7 +213,7 @@ def test_it_is_written_again_only_if_events_or_the_settings_that_count_changed(s
 def test_explicit_feedback_does_not_depend_on_weights(spark, config):
     put_events(spark, config, [("u", "i", "view", 3.0, 10, 0)])
     first = interactions.run(spark, explicit(config))
-    heavier = explicit(config, ingest={"event_weights": {"interaction": 1.0, "view": 2.0}}, interactions={"log_scale": 1.0})
+    heavier = explicit(config, ingest={"event_weights": {"interaction": 1.0, "view": 2.0}})
     assert interactions.run(spark, heavier) == first
 
 

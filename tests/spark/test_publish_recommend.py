@@ -23,11 +23,11 @@ def updated(config: Config, **sections: dict[str, object]) -> Config:
     )
 
 
-@pytest.fixture
-def small(config) -> Config:
+def settings(root: str) -> Config:
     return updated(
-        config,
-        model={"rank": 4, "alpha": 5.0},
+        Config(),
+        tables={"root": root},
+        model={"rank": 4, "alpha": 5.0, "user_reg": 1.0, "item_reg": 1.0},
         train={"iterations": 6, "solver": "cholesky"},
         evaluate={"split": "random_holdout", "holdout_fraction": 0.25, "ks": (1, 3)},
         publish={"metric": "ndcg_at_3"},
@@ -35,9 +35,28 @@ def small(config) -> Config:
     )
 
 
-def test_recommends_the_rest_of_the_users_group(spark, small):
-    tables = write_interactions(spark, small, GROUPS)
-    version = train.run(spark, small).model_version
+@pytest.fixture
+def small(tmp_path) -> Config:
+    return settings(str(tmp_path / "warehouse"))
+
+
+def timed(table: pa.Table) -> pa.Table:
+    """Give interaction n the n-th hour."""
+    start = dt.datetime(2025, 1, 1, tzinfo=dt.timezone.utc)
+    times = [start + dt.timedelta(hours=n) for n in range(table.num_rows)]
+    return table.append_column("last_event_time", pa.array(times, pa.timestamp("us", tz="UTC")))
+
+
+@pytest.fixture(scope="module")
+def trained(spark, tmp_path_factory):
+    """(configuration, tables, model version) of one training that several tests read; they write no interactions."""
+    small = settings(str(tmp_path_factory.mktemp("trained")))
+    tables = write_interactions(spark, small, timed(GROUPS))
+    return small, tables, train.run(spark, small).model_version
+
+
+def test_recommends_the_rest_of_the_users_group(spark, trained):
+    small, tables, version = trained
     result = recommend.run(spark, small, version)
     known = set(zip(GROUPS["user_id"].to_pylist(), GROUPS["item_id"].to_pylist(), strict=True))
     rows = tables.read("recommendations").orderBy("user_id", "position").collect()
@@ -50,9 +69,9 @@ def test_recommends_the_rest_of_the_users_group(spark, small):
         assert [int(row.item_id[1:]) % 3 for row in own] == [user % 3] * 2
 
 
-def test_similar_items_are_the_rest_of_the_group_by_cosine(spark, small):
-    tables = write_interactions(spark, small, GROUPS)
-    recommend.run(spark, small, train.run(spark, small).model_version)
+def test_similar_items_are_the_rest_of_the_group_by_cosine(spark, trained):
+    small, tables, version = trained
+    recommend.run(spark, small, version)
     factors = {row.item_id: np.array(row.factors) for row in tables.read("item_factors").collect()}
     rows = tables.read("similar_items").orderBy("item_id", "position").collect()
     assert len(rows) == 24 * 7
@@ -63,9 +82,8 @@ def test_similar_items_are_the_rest_of_the_group_by_cosine(spark, small):
         assert row.item_id != row.similar_item_id
 
 
-def test_recommending_again_changes_nothing_and_subsets_leave_the_rest(spark, small):
-    tables = write_interactions(spark, small, GROUPS)
-    version = train.run(spark, small).model_version
+def test_recommending_again_changes_nothing_and_subsets_leave_the_rest(spark, trained):
+    small, tables, version = trained
     columns = ("user_id", "position", "item_id", "score")
 
     def rows():
@@ -83,9 +101,8 @@ def test_recommending_again_changes_nothing_and_subsets_leave_the_rest(spark, sm
     np.testing.assert_allclose([row[3] for row in after], [row[3] for row in expected], rtol=1e-6)
 
 
-def test_allow_and_deny_lists_and_seen_items(spark, small):
-    tables = write_interactions(spark, small, GROUPS)
-    version = train.run(spark, small).model_version
+def test_allow_and_deny_lists_and_seen_items(spark, trained):
+    small, tables, version = trained
 
     def items(**keys):
         recommend.run(spark, updated(small, recommend={"n": 24, "similar_n": 0, "users": ("u000",)} | keys), version)
@@ -110,9 +127,8 @@ def test_allow_and_deny_lists_and_seen_items(spark, small):
         ({"deny_items": ("nothing",)}, "recommend.deny_items: 1 items are not in the model, the first is 'nothing'"),
     ],
 )
-def test_unknown_ids_are_refused_by_name(spark, small, keys, message):
-    write_interactions(spark, small, GROUPS)
-    version = train.run(spark, updated(small, train={"iterations": 1})).model_version
+def test_unknown_ids_are_refused_by_name(spark, trained, keys, message):
+    small, _, version = trained
     with pytest.raises(UnknownIdError, match=message):
         recommend.run(spark, updated(small, recommend=keys), version)
 
@@ -175,13 +191,6 @@ def test_nothing_to_roll_back_to(spark, small):
         publish.run(spark, small, "nonsense")
 
 
-def timed(table: pa.Table) -> pa.Table:
-    """Give interaction n the n-th hour."""
-    start = dt.datetime(2025, 1, 1, tzinfo=dt.timezone.utc)
-    times = [start + dt.timedelta(hours=n) for n in range(table.num_rows)]
-    return table.append_column("last_event_time", pa.array(times, pa.timestamp("us", tz="UTC")))
-
-
 def pairs(frame) -> set[tuple[str, str]]:
     return {(row.user_id, row.item_id) for row in frame.select("user_id", "item_id").collect()}
 
@@ -190,8 +199,8 @@ ALL = set(zip(GROUPS["user_id"].to_pylist(), GROUPS["item_id"].to_pylist(), stri
 
 
 @pytest.mark.parametrize("split", ["k_fold", "random_holdout", "leave_last_out", "global_time", "user_holdout"])
-def test_a_split_parts_every_interaction(spark, small, split):
-    tables = write_interactions(spark, small, timed(GROUPS))
+def test_a_split_parts_every_interaction(spark, trained, split):
+    small, tables, _ = trained
     settings = small.evaluate.model_copy(update={"split": split})
     tested = []
     for fold in folds(tables.read("interactions"), settings):
@@ -209,23 +218,23 @@ def test_a_split_parts_every_interaction(spark, small, split):
         assert sum(map(len, tested)) == len(ALL)
 
 
-def test_leave_last_out_holds_out_the_newest_of_each_user(spark, small):
-    tables = write_interactions(spark, small, timed(GROUPS))
+def test_leave_last_out_holds_out_the_newest_of_each_user(spark, trained):
+    small, tables, _ = trained
     (fold,) = folds(tables.read("interactions"), small.evaluate.model_copy(update={"split": "leave_last_out"}))
     newest = dict(zip(GROUPS["user_id"].to_pylist(), GROUPS["item_id"].to_pylist(), strict=True))
     assert pairs(fold.test) == set(newest.items())
 
 
-def test_global_time_holds_out_the_newest_share(spark, small):
-    tables = write_interactions(spark, small, timed(GROUPS))
+def test_global_time_holds_out_the_newest_share(spark, trained):
+    small, tables, _ = trained
     settings = small.evaluate.model_copy(update={"split": "global_time", "holdout_fraction": 0.25})
     (fold,) = folds(tables.read("interactions"), settings)
     rows = list(zip(GROUPS["user_id"].to_pylist(), GROUPS["item_id"].to_pylist(), strict=True))
     assert pairs(fold.test) == set(rows[round(0.75 * len(rows)) :])
 
 
-def test_random_holdout_takes_the_share_of_each_user(spark, small):
-    tables = write_interactions(spark, small, GROUPS)
+def test_random_holdout_takes_the_share_of_each_user(spark, trained):
+    small, tables, _ = trained
     settings = small.evaluate.model_copy(update={"split": "random_holdout", "holdout_fraction": 0.25})
     (fold,) = folds(tables.read("interactions"), settings)
     sizes = {row.user_id: row["count"] for row in tables.read("interactions").groupBy("user_id").count().collect()}

@@ -130,24 +130,21 @@ def test_agrees_with_mllib(spark, implicit_feedback):
 
 
 @pytest.mark.parametrize(
-    "table",
+    ("model", "table"),
     [
-        pa.table({"user_id": ["ann"], "item_id": ["x"], "strength": [1.0]}),
-        pa.table({"user_id": ["ann"] * 3, "item_id": ["x", "y", "z"], "strength": [1.0, 2.0, 3.0]}),
-        pa.table({"user_id": ["ann", "bob", "cid"], "item_id": ["x"] * 3, "strength": [2.0, 2.0, 2.0]}),
-        pa.table({"user_id": ["ann", "bob"] * 2, "item_id": ["x", "x", "y", "y"], "strength": [4.0] * 4}),
-        pa.table({"user_id": [2**31, 2**62], "item_id": [-5, -(2**40)], "strength": [1.0, 1e6]}),
-        pa.table(
-            {"user_id": ["a b'c\"d`", "ü" * 300], "item_id": ["; DROP TABLE x; --", "日本"], "strength": [1.0, 2.0]}
+        (MODEL, pa.table({"user_id": [2**31, 2**62], "item_id": [-5, -(2**40)], "strength": [1.0, 1e6]})),
+        (
+            EXPLICIT,
+            pa.table(
+                {"user_id": ["a b'c\"d`", "ü" * 300], "item_id": ["; DROP TABLE x; --", "日本"], "strength": [1.0, 2.0]}
+            ),
         ),
     ],
-    ids=["one entry", "one user", "one item", "all equal", "large ids", "strange ids"],
+    ids=["large ids", "strange ids"],
 )
-@pytest.mark.parametrize("model", [MODEL, EXPLICIT], ids=["implicit", "explicit"])
-def test_small_and_strange_data_give_finite_factors(spark, config, table, model):
-    """The rank is larger than the data everywhere here."""
+def test_ids_arrive_as_they_are(spark, config, model, table):
     tables = write_interactions(spark, config, table)
-    train.run(spark, with_model(config, model))
+    train.run(spark, with_model(config, model, iterations=1))
     for side in ("user", "item"):
         rows = tables.read(f"{side}_factors").collect()
         assert {row[f"{side}_id"] for row in rows} == set(table[f"{side}_id"].to_pylist())

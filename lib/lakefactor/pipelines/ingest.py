@@ -91,7 +91,7 @@ def run(spark: SparkSession, config: Config, paths: Sequence[str]) -> IngestResu
     checked = (check_rows(rows, config.ingest, id_types, now) for rows in raw)
     counted = count_identical(reduce(DataFrame.unionByName, checked)).persist()
     try:
-        with refused("the input cannot be read to its end"):
+        with refused("the input cannot be read to its end", condition="FAILED_READ_FILE"):
             found = (
                 counted.groupBy("reason").agg(F.sum("copies").alias("rows")).orderBy(F.desc("rows"), "reason").collect()
             )

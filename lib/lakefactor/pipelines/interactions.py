@@ -6,6 +6,7 @@ ingested. A delete removes what came before it, and what came at the same moment
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -93,24 +94,53 @@ def _settings(config: Config) -> dict[str, Any]:
     return settings
 
 
+@dataclass(frozen=True)
+class _Span:
+    """What all events have in common: their types, and oldest and newest time (epoch microseconds, None: no times)."""
+
+    types: frozenset[str]
+    oldest: int | None
+    newest: int | None
+
+    @classmethod
+    def of(cls, events: DataFrame) -> _Span:
+        found = events.agg(
+            F.collect_set("event_type").alias("types"),
+            F.unix_micros(F.min("event_time")).alias("oldest"),
+            F.unix_micros(F.max("event_time")).alias("newest"),
+        ).first()
+        assert found is not None
+        return cls(frozenset(found["types"]), found["oldest"], found["newest"])
+
+
 def _pairs(events: DataFrame, config: Config) -> DataFrame:
     """Return the columns of `interactions`, and whether the pair is `kept`, for every pair that has events."""
-    is_delete = F.col("event_type") == config.ingest.delete_event_type
+    span = _Span.of(events)
+    explicit = config.model.feedback == "explicit"
+    strength = _last_value() if explicit else _scaled_sum(span, config)
+    pairs = (
+        _with_counts(events, span, config.ingest.delete_event_type)
+        .groupBy(*PAIR)
+        .agg(
+            strength.alias("strength"),
+            F.count_if("counts").alias("n_events"),
+            F.max(F.when(F.col("counts"), F.col("event_time"))).alias("last_event_time"),
+        )
+    )
+    kept = F.col("n_events") > 0 if explicit else F.coalesce(F.col("strength") > 0, F.lit(False))
+    return pairs.withColumn("kept", kept)
+
+
+def _with_counts(events: DataFrame, span: _Span, delete: str) -> DataFrame:
+    """Add an event's `place` in time, and whether it `counts`: it is after the last delete of its pair."""
     arrival = F.when(F.col("event_time").isNull(), F.col("ingested_at"))
     placed = events.withColumn("place", F.struct("event_time", arrival.alias("arrival")))
-    deletes = placed.where(is_delete).groupBy(*PAIR).agg(F.max("place").alias("deleted_at"))
+    if delete not in span.types:
+        return placed.withColumn("counts", F.lit(True))
+    is_delete = F.col("event_type") == delete
+    last_deletes = placed.where(is_delete).groupBy(*PAIR).agg(F.max("place").alias("deleted_at"))
     counts = ~is_delete & (F.col("deleted_at").isNull() | (F.col("place") > F.col("deleted_at")))
-    live = placed.join(deletes, list(PAIR), "left").withColumn("counts", counts)
-    explicit = config.model.feedback == "explicit"
-    strength = _last_value() if explicit else _scaled_sum(events, config)
-    pairs = live.groupBy(*PAIR).agg(
-        strength.alias("strength"),
-        F.count_if("counts").alias("n_events"),
-        F.max(F.when(F.col("counts"), F.col("event_time"))).alias("last_event_time"),
-    )
-    return pairs.withColumn(
-        "kept", F.col("n_events") > 0 if explicit else F.coalesce(F.col("strength") > 0, F.lit(False))
-    )
+    return placed.join(last_deletes, list(PAIR), "left").withColumn("counts", counts)
 
 
 def _last_value() -> Column:
@@ -118,16 +148,10 @@ def _last_value() -> Column:
     return F.max_by("value", F.when(F.col("counts"), F.struct("place", "ingested_at", "event_id")))
 
 
-def _scaled_sum(events: DataFrame, config: Config) -> Column:
+def _scaled_sum(span: _Span, config: Config) -> Column:
     """Return the decayed, weighted, scaled sum of a pair's events."""
     weights = config.ingest.event_weights
-    found = events.agg(
-        F.unix_micros(F.min("event_time")).alias("oldest"),
-        F.unix_micros(F.max("event_time")).alias("newest"),
-        F.collect_set("event_type").alias("types"),
-    ).first()
-    assert found is not None
-    if unknown := sorted({*found["types"]} - {*weights, config.ingest.delete_event_type}):
+    if unknown := sorted(span.types - {*weights, config.ingest.delete_event_type}):
         raise InputError(
             f"table events has events of type {', '.join(map(repr, unknown))}, which have no weight; "
             "add them to ingest.event_weights"
@@ -135,9 +159,9 @@ def _scaled_sum(events: DataFrame, config: Config) -> Column:
     kind = F.col("event_type")
     share = F.coalesce(*(F.when(kind == name, weight) for name, weight in weights.items())) * F.col("value")
     half_life = config.interactions.half_life_days
-    if half_life > 0 and found["newest"] is not None:
-        time = F.coalesce(F.unix_micros("event_time"), F.lit(found["oldest"]))
-        share = share * F.pow(F.lit(2.0), (time - found["newest"]) / (half_life * MICROS_PER_DAY))
+    if half_life > 0 and span.newest is not None:
+        time = F.coalesce(F.unix_micros("event_time"), F.lit(span.oldest))
+        share = share * F.pow(F.lit(2.0), (time - span.newest) / (half_life * MICROS_PER_DAY))
     total = F.sum(F.when(F.col("counts"), share))
     epsilon = config.interactions.log_scale
     return F.log1p(total / epsilon) if epsilon > 0 else total

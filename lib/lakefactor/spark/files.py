@@ -114,12 +114,14 @@ def header_of(spark: SparkSession, path: str, delimiter: str) -> tuple[str, ...]
 
 
 @contextmanager
-def refused(what: str) -> Iterator[None]:
-    """Turn a refusal by Spark or Hadoop into an InputError that begins with `what`."""
+def refused(what: str, condition: str = "") -> Iterator[None]:
+    """Turn a refusal by Spark or Hadoop that mentions `condition` into an InputError that begins with `what`."""
     try:
         yield
     except (PySparkException, Py4JJavaError) as error:
         cause = error.java_exception.getMessage() if isinstance(error, Py4JJavaError) else str(error)
+        if condition not in (cause or ""):
+            raise
         raise InputError(f"{what}: {(cause or 'no reason given').splitlines()[0]}") from error
 
 

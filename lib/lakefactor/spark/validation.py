@@ -26,7 +26,6 @@ _USER_TEXT, _ITEM_TEXT = "_lakefactor_user_text", "_lakefactor_item_text"
 _VALUE_TEXT, _TIME_TEXT = "_lakefactor_value_text", "_lakefactor_time_text"
 _USER, _ITEM, _TYPE, _VALUE, _TIME = (f"_lakefactor_{role}" for role in ("user", "item", "type", "value", "time"))
 _REASON = "_lakefactor_reason"
-_NUMBER_SUFFIX = r"[0-9.][dDfF]\s*$"  # Spark reads 5d and 5f as Java does: as 5
 
 
 def check_rows(raw: RawRows, ingest: Ingest, id_types: tuple[IdType, IdType], now: datetime) -> DataFrame:
@@ -125,7 +124,10 @@ def _id_fault(side: Side, text: Column, parsed: Column, ingest: Ingest) -> Colum
 
 def _number(column: Column, kind: DataType) -> Column:
     number = column.try_cast("double")
-    return F.when(~column.rlike(_NUMBER_SUFFIX), number) if isinstance(kind, StringType) else number
+    if not isinstance(kind, StringType):
+        return number
+    last = F.lower(F.substring(F.trim(column), -1, 1))
+    return F.when(~last.isin("d", "f"), number)  # Spark reads 5d and 5f as Java does: as 5
 
 
 def _value_fault(text: Column, number: Column, ingest: Ingest, may_be_empty: bool) -> Column:
@@ -138,8 +140,9 @@ def _value_fault(text: Column, number: Column, ingest: Ingest, may_be_empty: boo
 
 
 def _timestamp(column: Column, kind: DataType) -> Column:
-    if isinstance(kind, StringType):
-        return F.coalesce(_calendar(column), _epoch(column))
+    if isinstance(kind, StringType):  # numbers come first: they need no pattern
+        packed = F.when(F.length(column) == 8, _packed_date(column))
+        return F.coalesce(packed, _epoch(column), _calendar(column))
     return _epoch(column) if isinstance(kind, NumericType) else column.cast("timestamp")
 
 
@@ -152,21 +155,28 @@ def _time_fault(text: Column, time: Column, latest: datetime) -> Column:
     )
 
 
+def _epoch(column: Column) -> Column:
+    """Read epoch seconds or milliseconds, with a fraction down to the microsecond."""
+    whole, number = column.try_cast("bigint"), column.try_cast("decimal(26,6)")
+    return F.coalesce(
+        F.when(F.abs(whole) < EPOCH_MILLIS_FROM, F.timestamp_seconds(whole)),
+        F.when(F.abs(whole) < _EPOCH_END, F.timestamp_millis(whole)),
+        F.when(F.abs(number) < EPOCH_MILLIS_FROM, F.timestamp_seconds(number)),
+        F.when(F.abs(number) < _EPOCH_END, F.timestamp_seconds(number / 1000)),
+    )
+
+
 def _calendar(text: Column) -> Column:
-    """Read ISO 8601: a date, alone (also as 20240131) or with a time and a zone.
+    """Read ISO 8601: a date, alone or with a time and a zone.
 
     Spark alone would also take `12:30` for today and `2024` for a date.
     """
-    dashed = F.when(text.rlike(r"^\s*\d{4}-\d{1,2}-\d{1,2}"), text)
-    packed = F.when(text.rlike(r"^\d{8}$"), F.regexp_replace(text, r"^(\d{4})(\d{2})(\d{2})$", "$1-$2-$3"))
-    return F.coalesce(dashed, packed).try_cast("timestamp")
+    return F.when(text.rlike(r"^\s*\d{4}-\d{1,2}-\d{1,2}"), text.try_cast("timestamp"))
 
 
-def _epoch(column: Column) -> Column:
-    """Read epoch seconds or milliseconds, to the microsecond."""
-    number = column.try_cast("decimal(26,6)")
-    seconds = F.when(F.abs(number) < EPOCH_MILLIS_FROM, number).when(F.abs(number) < _EPOCH_END, number / 1000)
-    return F.timestamp_seconds(seconds)
+def _packed_date(text: Column) -> Column:
+    """Read a date as 20240131; null for other texts of eight characters."""
+    return F.regexp_replace(text, r"^(\d{4})(\d{2})(\d{2})$", "$1-$2-$3").try_cast("timestamp")
 
 
 def _named(name: str) -> Column:

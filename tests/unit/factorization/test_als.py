@@ -157,6 +157,26 @@ def test_fold_in_of_a_full_row_is_the_half_step(algorithm):
     np.testing.assert_allclose(folded, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"user_id": ["ann"], "item_id": ["x"], "strength": [1.0]}),
+        pa.table({"user_id": ["ann"] * 3, "item_id": ["x", "y", "z"], "strength": [1.0, 2.0, 3.0]}),
+        pa.table({"user_id": ["ann", "bob", "cid"], "item_id": ["x"] * 3, "strength": [2.0, 2.0, 2.0]}),
+        pa.table({"user_id": ["ann", "bob"] * 2, "item_id": ["x", "x", "y", "y"], "strength": [4.0] * 4}),
+        pa.table({"user_id": ["ann", "bob"], "item_id": ["x", "y"], "strength": [1e-6, 1e6]}),
+    ],
+    ids=["one entry", "one user", "one item", "all equal", "far apart"],
+)
+@pytest.mark.parametrize("solver", ["cholesky", "cg"])
+@pytest.mark.parametrize("algorithm", MODELS)
+def test_data_smaller_than_the_rank_gives_finite_factors(algorithm, solver, table):
+    _, rows = fit_on(2, MODELS[algorithm], Train(iterations=3, solver=solver), table)
+    for side in ("user", "item"):
+        assert set(rows[side]) == set(table[f"{side}_id"].to_pylist())
+        assert np.isfinite([[*factors, bias] for factors, bias in rows[side].values()]).all()
+
+
 def test_singular_rows_are_refused_on_every_rank():
     model = Model(algorithm="explicit_als", rank=30, user_reg=0, item_reg=0, bias_reg=0)
     for size in (1, 3):
