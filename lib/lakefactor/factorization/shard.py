@@ -32,6 +32,8 @@ from lakefactor.errors import InputError
 from lakefactor.kernels import build_csr, hash_ids
 from lakefactor.types import INDEX_DTYPE, Side
 
+NOTHING_TO_TRAIN_ON = "there are no interactions to train on; ingest events first (lakefactor ingest FILE)"
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -111,7 +113,7 @@ def build_shard(comm: Communicator, batches: Iterable[pa.RecordBatch]) -> Shard:
     user_ids, users, item_ids, items, strengths = _encode(batches)
     total = comm.all_reduce_sum(np.array([len(strengths)], dtype=np.float64))[0]
     if total == 0:
-        raise InputError("there are no interactions to train on; ingest events first (lakefactor ingest FILE)")
+        raise InputError(NOTHING_TO_TRAIN_ON)
     user_order = _order(user_ids, users)
     user_ids, users = user_ids.take(pa.array(user_order)), _invert(user_order)[users]
 

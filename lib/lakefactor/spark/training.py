@@ -20,6 +20,8 @@ from pyspark.sql import functions as F
 
 from lakefactor.comm import Communicator
 from lakefactor.config import Config
+from lakefactor.errors import InputError
+from lakefactor.factorization.shard import NOTHING_TO_TRAIN_ON
 from lakefactor.spark.barrier import RankFunction, rank_errors, run_on_ranks
 from lakefactor.spark.progress import Address, Listener, reporter
 from lakefactor.types import SIDES, Side
@@ -93,8 +95,10 @@ def train_interactions(interactions: DataFrame, config: Config, on_event: OnEven
         function = _rank_function(config, address, _arrow_type(types["user_id"]), _arrow_type(types["item_id"]))
         rows = run_on_ranks(owned, "owner", ranks, function, schema, config.train.timeout_seconds)
         rows = rows.persist(StorageLevel.DISK_ONLY)
-        log = rows.where(F.col("side") == "log").select("log").collect()[0][0]
-    return Trained(rows, json.loads(log))
+        logs = rows.where(F.col("side") == "log").select("log").collect()
+    if not logs:  # Spark does not even start the stage where it knows that there are no rows
+        raise InputError(NOTHING_TO_TRAIN_ON)
+    return Trained(rows, json.loads(logs[0][0]))
 
 
 def _rank_function(config: Config, address: Address, user_type: pa.DataType, item_type: pa.DataType) -> RankFunction:
