@@ -46,9 +46,10 @@ types: setup ## check types with mypy
 layers: setup ## check the layers of the package with import-linter
 	@$(BIN)/lint-imports
 
-docs: setup ## regenerate conf/*.toml, docs/tables.md and docs/configuration.md from the code and the schemas
+docs: setup ## regenerate conf/*.toml, docs/tables.md, docs/configuration.md and docs/results.md from code, schemas and raw results
 	@$(RUN) python -m lakefactor.contracts.docs
 	@$(RUN) python -m lakefactor.config.toml
+	@$(RUN) python benchmarks/report.py
 
 bench-quality: setup ## rank and rating metrics on real data, beside implicit and popularity
 	@$(RUN) python benchmarks/quality.py $(ARGS)
