@@ -96,12 +96,13 @@ def _measure_fold(fold: Fold, config: Config) -> list[Measured]:
     try:
         with TrainingProgress(config.train.iterations, label=f"fold {fold.number + 1}") as progress:
             trained = train_interactions(train, config, progress)
-        subject = _subject(fold, trained, config)
-        measured = measure(fold, trained.factors("user"), subject, config.evaluate)
-        trained.release()
+        try:
+            subject = _subject(fold, trained, config)
+            return measure(fold, trained.factors("user"), subject, config.evaluate)
+        finally:
+            trained.release()
     finally:
         train.unpersist()
-    return measured
 
 
 def _subject(fold: Fold, trained: Trained, config: Config) -> Subject:

@@ -12,22 +12,8 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakefactor.config import Tables
+from lakefactor.contracts.writers import WRITTEN_BY
 from lakefactor.errors import ConfigError, TableError
-
-_WRITTEN_BY = {
-    "events": "ingest",
-    "rejects": "ingest",
-    "interactions": "ingest",
-    "user_factors": "train",
-    "item_factors": "train",
-    "models": "train",
-    "run_log": "train",
-    "evaluations": "evaluate",
-    "live_model": "publish",
-    "decisions": "publish",
-    "recommendations": "recommend",
-    "similar_items": "recommend",
-}
 
 
 class Lake:
@@ -67,7 +53,7 @@ class Lake:
         try:
             return DeltaTable(self.uri(table))
         except TableNotFoundError:
-            command = _WRITTEN_BY.get(table)
+            command = WRITTEN_BY.get(table)
             advice = f"'lakefactor {command}' creates it" if command else "no command creates it"
             raise TableError(
                 f"table {table} does not exist at {self.uri(table)}; {advice} (or tables.root is wrong)"

@@ -22,22 +22,8 @@ from pyspark.sql.types import LongType, StructType
 
 from lakefactor import config as settings
 from lakefactor.contracts import IdType, by_name, by_path, load
+from lakefactor.contracts.writers import WRITTEN_BY
 from lakefactor.errors import ShapeError, TableError
-
-_WRITTEN_BY = {
-    "events": "ingest",
-    "rejects": "ingest",
-    "interactions": "ingest",
-    "user_factors": "train",
-    "item_factors": "train",
-    "models": "train",
-    "run_log": "train",
-    "evaluations": "evaluate",
-    "live_model": "publish",
-    "decisions": "publish",
-    "recommendations": "recommend",
-    "similar_items": "recommend",
-}
 
 
 class Tables:
@@ -178,7 +164,7 @@ class Tables:
         """Return the table's rows, unchecked."""
         place = self.path_or_name(table)
         if not self.exists(table):
-            command = _WRITTEN_BY[table]
+            command = WRITTEN_BY[table]
             raise TableError(
                 f"table {table} does not exist at {place}; `lakefactor {command}` creates it "
                 "(or tables.root or tables.catalog names another place)"
