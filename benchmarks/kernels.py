@@ -28,7 +28,7 @@ from rich.table import Table
 from scipy.sparse import csr_matrix
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from lakefactor.kernels import build_csr, gramian, half_step, initial_factors, transpose
+from lakefactor.kernels import Method, System, build_csr, gramian, half_step, initial_factors, transpose
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
 LIBRARIES = ("lakefactor", "implicit", "numba", "numpy", "scipy")
@@ -69,10 +69,8 @@ def lakefactor_run(entries: Entries, solver: Any, threads: int) -> Run:
     def side(rows: tuple[Any, ...], x: Factors, source: Factors) -> None:
         indptr, indices, excess, confidence = rows
         reg = np.full(len(x), REG, np.float32)
-        half_step(
-            source, gramian(source).astype(np.float32), indptr, indices, excess, confidence, reg, reg, x,
-            biased=False, solver=solver, cg_steps=CG_STEPS, threads=threads,
-        )  # fmt: skip
+        system = System(indptr, indices, excess, confidence, reg, reg)
+        half_step(system, source, gramian(source).astype(np.float32), x, Method(solver, CG_STEPS, threads=threads))
 
     by_user, by_item = (
         (indptr, indices, ALPHA * strengths, 1 + ALPHA * strengths)

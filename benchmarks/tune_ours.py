@@ -21,7 +21,7 @@ from tune_peers import TASKS, Task, validation_parts
 
 from lakefactor.comm.local import Local
 from lakefactor.config import Model, Train
-from lakefactor.factorization.als import fit
+from lakefactor.factorization.fitting import fit
 from lakefactor.factorization.shard import build_shard
 
 PARAMS_FILE = Path(__file__).with_name("our_params.json")

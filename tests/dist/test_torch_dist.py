@@ -15,7 +15,7 @@ from lakefactor.comm.local import Local
 from lakefactor.comm.torch_dist import connect
 from lakefactor.config import Model, Train
 from lakefactor.errors import RankFailedError
-from lakefactor.factorization.als import fit
+from lakefactor.factorization.fitting import fit
 from lakefactor.factorization.shard import build_shard
 from lakefactor.testing.interactions import deal, random_interactions
 

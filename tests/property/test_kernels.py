@@ -12,6 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from lakefactor.kernels import (
+    Method,
+    System,
     _rows,
     build_csr,
     effective_reg,
@@ -55,10 +57,8 @@ class Problem:
     def solve(self, solver: str = "cholesky", steps: int = 3, threads: int = 1) -> tuple[np.ndarray, np.ndarray]:
         """Return new user factors and the values of the rows."""
         x = self.users.copy()
-        values = half_step(
-            self.items, self.base, self.indptr, self.indices, self.weights, self.targets, *self.user_reg, x,
-            biased=self.biased, solver=solver, cg_steps=steps, threads=threads,
-        )  # fmt: skip
+        system = System(self.indptr, self.indices, self.weights, self.targets, *self.user_reg, self.biased)
+        values = half_step(system, self.items, self.base, x, Method(solver, steps, threads=threads))
         return x, values
 
     def exact(self) -> tuple[np.ndarray, np.ndarray]:

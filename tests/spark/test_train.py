@@ -13,7 +13,7 @@ import pytest
 from lakefactor.comm.local import Local
 from lakefactor.config import Config, Model, Train
 from lakefactor.errors import InputError, SetupError, SolveError, TableError
-from lakefactor.factorization.als import fit
+from lakefactor.factorization.fitting import fit
 from lakefactor.factorization.shard import build_shard
 from lakefactor.pipelines import train
 from lakefactor.spark.tables import Tables
@@ -80,7 +80,7 @@ def test_agrees_with_mllib(spark, implicit_feedback):
     from scipy import sparse
 
     from lakefactor.factorization.equation import Equation
-    from lakefactor.kernels import gramian, half_step
+    from lakefactor.kernels import Method, System, gramian, half_step
 
     table = random_interactions(40, 30, 500, seed=3, long_ids=True)
     numbers = {
@@ -111,21 +111,16 @@ def test_agrees_with_mllib(spark, implicit_feedback):
     n_entries = np.diff(matrix.indptr).astype(np.int64)
     reg = implicit.reg("user", n_entries, len(source))
     x = np.zeros((len(n_entries), 5), np.float32)
-    half_step(
-        source,
-        gramian(source).astype(np.float32) if implicit_feedback else np.zeros((5, 5), np.float32),
+    system = System(
         matrix.indptr.astype(np.int64),
         matrix.indices.astype(np.int32),
         implicit.weights(matrix.data) if implicit_feedback else np.ones_like(matrix.data),
         implicit.targets(matrix.data) if implicit_feedback else matrix.data,
         reg,
         reg,
-        x,
-        biased=False,
-        solver="cholesky",
-        cg_steps=1,
-        threads=1,
     )
+    base = gramian(source).astype(np.float32) if implicit_feedback else np.zeros((5, 5), np.float32)
+    half_step(system, source, base, x, Method("cholesky"))
     np.testing.assert_allclose(x, peer_users, atol=2e-5 * np.abs(peer_users).max(), rtol=2e-4)
 
 

@@ -65,6 +65,11 @@ def all_gather(comm: Communicator, row: NDArray) -> NDArray:
     return comm.exchange(np.repeat(row[None], comm.size, axis=0), one_each, one_each)
 
 
+def sum_over_ranks(comm: Communicator, value: float) -> float:
+    """Return the sum of one number of each rank."""
+    return float(comm.all_reduce_sum(np.array([value], dtype=np.float64))[0])
+
+
 def exchange_parts(comm: Communicator, parts: list[NDArray]) -> list[NDArray]:
     """Send ``parts[r]`` to rank r and return what each rank sent here, when the lengths are not known beforehand.
 

@@ -14,10 +14,11 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from lakefactor.config.places import check_catalog, check_root
 
-Algorithm = Literal["implicit_als", "ials", "explicit_als"]
+Algorithm = Literal["implicit_als", "ials", "explicit_als", "nmf", "svd", "lsa", "sgd"]
 Feedback = Literal["implicit", "explicit"]
 IdType = Literal["auto", "string", "long"]
-Solver = Literal["cholesky", "cg"]
+Solver = Literal["cholesky", "cg", "subspace"]
+Optimizer = Literal["sgd", "momentum", "adagrad", "rmsprop", "adam"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -157,8 +158,8 @@ class Model(Section):
 
     algorithm: Algorithm = Field(
         "implicit_als",
-        description="`implicit_als` (Hu-Koren-Volinsky), `ials` (Rendle et al.), or "
-        "`explicit_als` (ratings with biases).",
+        description="`implicit_als` (Hu-Koren-Volinsky), `ials` (Rendle et al.), `explicit_als` (ratings with biases), "
+        "`nmf` (non-negative), `svd` (truncated, PureSVD), `lsa` (svd of TF-IDF weights), or `sgd` (section `sgd`).",
     )
     rank: int = Field(64, ge=1, le=2048, description="Length k of a factor row.")
     strength: Literal["value", "binary"] = Field(
@@ -169,13 +170,21 @@ class Model(Section):
         1.0, description="Weight per unit of strength: w = alpha*s (dimensionless). Implicit feedback only."
     )
     unobserved_weight: Positive = Field(
-        0.1, description="Weight a0 of every (user, item) pair in `ials` (dimensionless)."
+        0.1,
+        description="Weight a0 of every (user, item) pair in `ials`, of every unobserved pair in `nmf` (1: they count "
+        "as zeros; dimensionless).",
     )
     user_reg: NonNegative = Field(3.0, description="Regularization of user factors.")
     item_reg: NonNegative = Field(3.0, description="Regularization of item factors.")
     bias_reg: NonNegative = Field(1.0, description="Regularization of both biases; `explicit_als` only.")
     reg_exponent: float = Field(
         0.5, ge=0, le=2, description="nu of lambda_r = reg * n_r^nu: 1 as MLlib and ALS-WR, 0 as `implicit`."
+    )
+    oversampling: int = Field(
+        10,
+        ge=0,
+        le=1024,
+        description="Columns beyond `rank` that `svd` and `lsa` iterate on; they are dropped at the end.",
     )
     seed: int = Field(1, ge=0, le=2**63 - 1, description="Seed of the initial factors.")
 
@@ -192,9 +201,34 @@ class Train(Section):
         15, ge=1, le=10_000, description="Iterations: one user half-step and one item half-step each."
     )
     solver: Solver = Field(
-        "cg", description="`cholesky` solves each row exactly; `cg` takes `cg_steps` warm-started steps."
+        "cg",
+        description="`cholesky` solves each row exactly; `cg` takes `cg_steps` warm-started steps; `subspace` (iALS++) "
+        "descends over `block_size` factors at a time. Least squares models only.",
     )
     cg_steps: int = Field(3, ge=1, le=1000, description="Conjugate gradient steps per half-step.")
+    block_size: int = Field(64, ge=1, le=2048, description="Factors that `subspace` solves together.")
+    sweeps: int = Field(
+        1, ge=1, le=1000, description="Passes over all factors in a half-step of `subspace` or of `nmf`."
+    )
+    backend: Literal["auto", "numba", "torch"] = Field(
+        "auto",
+        description="Kernels: `numba` on the CPU, `torch` on a GPU (or a CPU), `auto`: torch where the task has a GPU.",
+    )
+    precision: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32",
+        description="Products of the `torch` backend: `tf32` and `bfloat16` sum in float32 and refine the result.",
+    )
+    exchange_dtype: Literal["float32", "bfloat16"] = Field(
+        "float32",
+        description="Factors on the wire between ranks; `bfloat16` halves the bytes and rounds the source rows.",
+    )
+    memory_budget_mb: int = Field(
+        0,
+        ge=0,
+        le=2**24,
+        description="Memory (MiB) of a rank for source factors that it fetches; where they need more, a half-step goes "
+        "over blocks of rows. 0: no bound.",
+    )
     ranks: int = Field(
         2,
         ge=1,
@@ -207,6 +241,45 @@ class Train(Section):
     timeout_seconds: int = Field(
         60, ge=1, le=86_400, description="Longest wait (seconds) for a peer before the attempt is given up."
     )
+    attempts: int = Field(
+        3, ge=1, le=100, description="Attempts of the training stage; each goes on from the last complete snapshot."
+    )
+    snapshot_every: int = Field(
+        5, ge=0, le=10_000, description="Iterations between snapshots of the factors; 0: none, a retry begins anew."
+    )
+    warm_start: bool = Field(
+        False,
+        description="Begin from the live model's factors; users and items that it lacks begin as in a cold start.",
+    )
+    stop_below: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Stop when the objective fell by less than this share in an iteration; 0: never.",
+    )
+    stop_metric: str = Field(
+        "",
+        pattern=r"^([a-z]+_at_[0-9]+)?$",
+        description="Rank metric on held-out interactions that early stopping watches, as `ndcg_at_10`; empty: the "
+        "objective.",
+    )
+    stop_patience: int = Field(2, ge=1, le=1000, description="Looks without a better held-out metric before the end.")
+
+
+class Sgd(Section):
+    """Stochastic gradients, for what least squares cannot express (`model.algorithm = "sgd"`)."""
+
+    loss: Literal["squared", "logistic", "bpr"] = Field(
+        "bpr",
+        description="`squared` (ratings), `logistic` (observed against sampled pairs), or `bpr` (Rendle et al. 2009).",
+    )
+    optimizer: Optimizer = Field("adagrad", description="Update rule.")
+    learning_rate: Positive = Field(0.05, description="Step size.")
+    momentum: float = Field(0.9, ge=0, lt=1, description="Decay of the velocity (`momentum`), or of its mean (`adam`).")
+    decay: float = Field(0.99, ge=0, lt=1, description="Decay of the squared gradients (`rmsprop`, `adam`).")
+    batch_entries: int = Field(4096, ge=1, le=2**24, description="Interactions in one step.")
+    negatives: int = Field(1, ge=1, le=1000, description="Sampled items for each interaction (`logistic`, `bpr`).")
+    clip_norm: NonNegative = Field(1.0, description="Largest length of a row's gradient; 0: not clipped.")
 
 
 class Evaluate(Section):
@@ -294,6 +367,7 @@ class Config(Section):
     interactions: Interactions = Interactions()
     model: Model = Model()
     train: Train = Train()
+    sgd: Sgd = Sgd()
     evaluate: Evaluate = Evaluate()
     publish: Publish = Publish()
     recommend: Recommend = Recommend()

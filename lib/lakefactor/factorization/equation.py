@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lakefactor.config import Model
-from lakefactor.kernels import effective_reg
+from lakefactor.kernels import System, effective_reg
 from lakefactor.types import FACTOR_DTYPE, Side
 
 
@@ -64,6 +64,26 @@ class Equation:
     def a0(self) -> float:
         """Weight of every (user, item) pair."""
         return {"implicit_als": 1.0, "ials": self.model.unobserved_weight, "explicit_als": 0.0}[self.model.algorithm]
+
+    def system(
+        self,
+        side: Side,
+        indptr: NDArray[np.int64],
+        indices: NDArray[np.int32],
+        strengths: NDArray[np.float32],
+        n_source: int,
+    ) -> System:
+        """Return the equations of some rows of ``side``, given as CSR; ``n_source`` rows are on the other side."""
+        n_entries = np.diff(indptr)
+        return System(
+            indptr,
+            indices,
+            self.weights(strengths),
+            self.targets(strengths),
+            self.reg(side, n_entries, n_source),
+            self.bias_reg(side, n_entries, n_source),
+            self.biased,
+        )
 
     def weights(self, strengths: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return w, float32, shape of ``strengths``, >= 0."""

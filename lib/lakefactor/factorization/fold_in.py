@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lakefactor.factorization.equation import Equation
-from lakefactor.kernels import half_step
+from lakefactor.kernels import Method, half_step
 from lakefactor.types import FACTOR_DTYPE, Side
 
 
@@ -53,21 +53,7 @@ def fold_in(
     SolveError
         A row's system is singular.
     """
-    n_entries = np.diff(indptr)
-    rows = np.zeros((len(n_entries), source.shape[1]), dtype=FACTOR_DTYPE)
-    half_step(
-        source,
-        gramian,
-        indptr,
-        indices,
-        equation.weights(strengths),
-        equation.targets(strengths),
-        equation.reg(side, n_entries, n_source),
-        equation.bias_reg(side, n_entries, n_source),
-        rows,
-        biased=equation.biased,
-        solver="cholesky",
-        cg_steps=1,
-        threads=threads,
-    )
-    return rows
+    x = np.zeros((len(indptr) - 1, source.shape[1]), dtype=FACTOR_DTYPE)
+    system = equation.system(side, indptr, indices, strengths, n_source)
+    half_step(system, source, gramian, x, Method("cholesky", threads=threads))
+    return x

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lakefactor.kernels.gramian import gramian
 from lakefactor.kernels.half_step import half_step
 from lakefactor.kernels.regularization import effective_reg
+from lakefactor.kernels.system import Method, System
 
 if TYPE_CHECKING:
     from lakefactor.kernels.csr import build_csr, transpose
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from lakefactor.kernels.topk import merge, top_k, top_n
 
 __all__ = [
+    "Method",
+    "System",
     "build_csr",
     "effective_reg",
     "gramian",

@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from lakefactor.errors import ShapeError
 from lakefactor.kernels import _float64
+from lakefactor.kernels.system import Method, System, check_factors
 
-Solver = Literal["cholesky", "cg"]
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 
@@ -27,53 +26,25 @@ _CHUNKS_PER_THREAD = 32
 """Chunks of about equal work, taken by the threads as they get free."""
 
 
-def half_step(
-    source: Float32s,
-    gramian: Float32s,
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    weights: Float32s,
-    targets: Float32s,
-    reg: Float32s,
-    reg_last: Float32s,
-    x: Float32s,
-    *,
-    biased: bool,
-    solver: Solver,
-    cg_steps: int,
-    threads: int,
-) -> Float64s:
+def half_step(system: System, source: Float32s, gramian: Float32s, x: Float32s, method: Method) -> Float64s:
     """Solve (a0 Y'Y + sum_e w y y' + diag(reg)) x = sum_e t y for every row, in place.
 
     Parameters
     ----------
+    system : System
+        The rows' equations.
     source : float32 array, shape (m, k), C order
         Factors Y of the fixed side. Not modified.
     gramian : float32 array, shape (k, k), C order
         a0 Y'Y over *all* rows of the fixed side, without regularization; zeros where a0 = 0.
-    indptr : int64 array, shape (n + 1,)
-        Row pointers.
-    indices : int32 array, shape (nnz,)
-        Row numbers of ``source``.
-    weights, targets : float32 arrays, shape (nnz,)
-        w_e >= 0 and t_e, dimensionless.
-    reg, reg_last : float32 arrays, shape (n,)
-        Effective regularization of each row and of its last coordinate, >= 0; made by `effective_reg`.
     x : float32 array, shape (n, k), C order
-        Set to the solutions. ``cg`` starts from what it holds, ``cholesky`` ignores it. Undefined after an error.
-    biased : bool
-        The last column is a bias: design row [y_0 .. y_{k-2}, 1], target t - w b_y with b_y the source row's bias.
-    solver : {"cholesky", "cg"}
-        Exact, or ``cg_steps`` steps of conjugate gradients.
-    cg_steps : int
-        Steps for each row, >= 1; fewer where a row has converged. Not used by ``cholesky``.
-    threads : int
-        Threads, >= 1. The result is the same bit for bit for any number.
+        Set to the solutions. Iterative solvers start from what it holds. Undefined after an error.
+    method : Method
 
     Returns
     -------
     float64 array, shape (n,)
-        x'Mx - 2x'b of each row, plus sum_e w b_y^2 - 2 t b_y if ``biased``; so the objective is its sum, plus
+        x'Mx - 2x'b of each row, plus sum_e w b_y^2 - 2 t b_y if biased; so the objective is its sum, plus
         sum_e t^2/w, plus the penalty of the fixed side. 0 for a row without entries, whose x is 0.
 
     Raises
@@ -85,7 +56,7 @@ def half_step(
 
     Notes
     -----
-    Time O(nnz k^2 + n k^3) for ``cholesky``, O((nnz k + n k^2) cg_steps) for ``cg``. Memory beside the arguments:
+    Time O(nnz k^2 + n k^3) for ``cholesky``, O((nnz k + n k^2) steps) for ``cg``. Memory beside the arguments:
     4 MiB of panel (cg) and 3 k^2 numbers for each thread. A row that float32 cannot solve (a pivot that is rounding
     noise, an overflow) is solved exactly in float64.
 
@@ -100,31 +71,33 @@ def half_step(
     One row with one entry: (1 + 2) x = 1.
 
     >>> one, x = np.ones(1, np.float32), np.zeros((1, 1), np.float32)
-    >>> half_step(np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), np.array([0, 1]),
-    ...           np.zeros(1, np.int32), one, one, 2 * one, 2 * one, x,
-    ...           biased=False, solver="cholesky", cg_steps=1, threads=1).round(6)
+    >>> system = System(np.array([0, 1]), np.zeros(1, np.int32), one, one, 2 * one, 2 * one)
+    >>> half_step(system, np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), x, Method("cholesky")).round(6)
     array([-0.333333])
     >>> x.round(6)
     array([[0.333333]], dtype=float32)
     """
     from lakefactor.kernels import _rows  # numba and SciPy, a second to import: not before they are needed
 
-    _check(source, gramian, indptr, indices, weights, targets, reg, reg_last, x, cg_steps, threads)
+    check_factors(system, source, gramian, x)
     # Read-only arrays are another type to numba, which would compile everything once more for them.
     arrays: tuple[Any, ...] = tuple(
         array if array.flags.writeable else array.copy()
-        for array in (source, gramian, indptr, indices, weights, targets, reg, reg_last)
-    )
+        for array in (
+            source, gramian, system.indptr, system.indices, system.weights, system.targets, system.reg, system.reg_last
+        )
+    )  # fmt: skip
     values = np.empty(len(x), np.float64)
-    if solver == "cholesky":
+    biased = bool(system.biased)
+    if method.solver == "cholesky":
         kernel: Callable[..., None] = _rows.solve_cholesky
-        tail: tuple[Any, ...] = (bool(biased), x, values)
-    elif solver == "cg":
+        tail: tuple[Any, ...] = (biased, x, values)
+    elif method.solver == "cg":
         panel_rows = max(_rows.TILE_ROWS, _rows.PANEL_BYTES // (4 * source.shape[1]))
-        kernel, tail = _rows.solve_cg, (bool(biased), int(cg_steps), panel_rows, x, values)
+        kernel, tail = _rows.solve_cg, (biased, int(method.steps), panel_rows, x, values)
     else:
-        raise ShapeError(f"half_step: found solver {solver!r}; use 'cholesky' or 'cg'.")
-    _solve_in_chunks(kernel, arrays, tail, threads)
+        raise NotImplementedError(method.solver)
+    _solve_in_chunks(kernel, arrays, tail, method.threads)
     failed = np.flatnonzero(~np.isfinite(values))
     if len(failed):
         _float64.solve_rows(failed, arrays, x, values, biased)
@@ -161,43 +134,3 @@ def _chunks(degrees: NDArray[np.int64], k: int, threads: int) -> Iterator[NDArra
 def _blas() -> ThreadpoolController:
     """Return the controller of the loaded BLAS libraries; looking for them takes milliseconds, so do it once."""
     return ThreadpoolController()
-
-
-def _check(
-    source: Float32s,
-    gramian: Float32s,
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    weights: Float32s,
-    targets: Float32s,
-    reg: Float32s,
-    reg_last: Float32s,
-    x: Float32s,
-    cg_steps: int,
-    threads: int,
-) -> None:
-    """Raise ShapeError unless the arguments fit together."""
-    (m, k), n, nnz = source.shape, len(x), len(indices)
-    expected: tuple[tuple[str, NDArray[Any], Any, tuple[int, ...]], ...] = (
-        ("source", source, np.float32, (m, k)),
-        ("gramian", gramian, np.float32, (k, k)),
-        ("indptr", indptr, np.int64, (n + 1,)),
-        ("indices", indices, np.int32, (nnz,)),
-        ("weights", weights, np.float32, (nnz,)),
-        ("targets", targets, np.float32, (nnz,)),
-        ("reg", reg, np.float32, (n,)),
-        ("reg_last", reg_last, np.float32, (n,)),
-        ("x", x, np.float32, (n, k)),
-    )
-    for name, array, dtype, shape in expected:
-        if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-            raise ShapeError(
-                f"half_step: {name} is {array.dtype}{list(array.shape)}, C order {array.flags.c_contiguous}; "
-                f"it must be {np.dtype(dtype)}{list(shape)} in C order."
-            )
-    if indptr[0] != 0 or indptr[-1] != nnz or np.any(np.diff(indptr) < 0):
-        raise ShapeError(f"half_step: indptr must rise from 0 to {nnz}; it goes from {indptr[0]} to {indptr[-1]}.")
-    if nnz and (indices.min() < 0 or indices.max() >= m):
-        raise ShapeError(f"half_step: indices lie in [{indices.min()}, {indices.max()}]; source has {m} rows.")
-    if cg_steps < 1 or threads < 1:
-        raise ShapeError(f"half_step: cg_steps is {cg_steps} and threads is {threads}; both must be 1 or more.")

@@ -116,7 +116,7 @@ def _rank_function(config: Config, address: Address, user_type: pa.DataType, ite
 
     def on_rank(comm: Communicator, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         # Imported here: the driver needs neither numba nor the kernels.
-        from lakefactor.factorization.als import fit
+        from lakefactor.factorization.fitting import fit
         from lakefactor.factorization.shard import build_shard
 
         with reporter(address if comm.proc_rank == 0 else None) as report:

@@ -10,8 +10,8 @@ from scipy import sparse
 from lakefactor.comm.local import Local
 from lakefactor.config import Model, Train
 from lakefactor.errors import SolveError
-from lakefactor.factorization.als import fit
 from lakefactor.factorization.equation import Equation
+from lakefactor.factorization.fitting import fit
 from lakefactor.factorization.fold_in import fold_in
 from lakefactor.factorization.shard import build_shard
 from lakefactor.kernels import gramian, hash_ids, initial_factors, reference

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from lakefactor.errors import ShapeError, SolveError
-from lakefactor.kernels import half_step, reference
+from lakefactor.kernels import Method, System, half_step, reference
 
 SOLVERS = ["cholesky", "cg"]
 
@@ -22,22 +22,17 @@ def solve(source, rows, *, reg=0.0, reg_last=None, base=0.0, x=None, biased=Fals
     entries = [entry for row in rows for entry in row]
     indptr = np.cumsum([0, *map(len, rows)])
     x = np.zeros((n, k), np.float32) if x is None else np.array(x, np.float32)
-    values = half_step(
-        source,
-        np.eye(k, dtype=np.float32) * np.float32(base),
+    system = System(
         indptr.astype(np.int64),
         np.array([entry[0] for entry in entries], np.int32),
         np.array([entry[1] for entry in entries], np.float32),
         np.array([entry[2] for entry in entries], np.float32),
         np.full(n, reg, np.float32),
         np.full(n, reg if reg_last is None else reg_last, np.float32),
-        x,
-        biased=biased,
-        solver=solver,
-        cg_steps=steps,
-        threads=1,
+        biased,
     )
-    return x, values
+    gramian = np.eye(k, dtype=np.float32) * np.float32(base)
+    return x, half_step(system, source, gramian, x, Method(solver, steps))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -148,15 +143,16 @@ def test_a_weight_that_overflows_float32_products_is_solved_in_float64():
     [
         ({"source": np.ones((2, 3), np.float64)}, "source is float64"),
         ({"gramian": np.zeros((2, 2), np.float32)}, "gramian"),
-        ({"indices": np.array([2], np.int32)}, r"indices lie in \[2, 2\]; source has 2 rows"),
-        ({"indices": np.array([-1], np.int32)}, r"indices lie in \[-1, -1\]"),
+        ({"indices": np.array([2], np.int32)}, r"indices lie in \[0, 2\]; source has 2 rows"),
+        ({"indices": np.array([-1], np.int32)}, "indices begin at -1"),
         ({"indptr": np.array([0, 2])}, "indptr must rise from 0 to 1"),
         ({"indptr": np.array([1, 1])}, "indptr must rise"),
         ({"x": np.zeros((3, 1), np.float32).T}, None),
         ({"source": np.ones((3, 2), np.float32).T}, "C order False"),
         ({"solver": "lu"}, "'lu'"),
         ({"threads": 0}, "threads is 0"),
-        ({"cg_steps": 0}, "cg_steps is 0"),
+        ({"steps": 0}, "steps is 0"),
+        ({"block_size": 0}, "block_size is 0"),
     ],
 )
 def test_arguments_that_disagree_are_refused(changed, message):
@@ -171,16 +167,22 @@ def test_arguments_that_disagree_are_refused(changed, message):
         "reg": one,
         "reg_last": one,
         "x": np.zeros((1, 3), np.float32),
-        "biased": False,
         "solver": "cg",
-        "cg_steps": 1,
+        "steps": 1,
+        "block_size": 1,
         "threads": 1,
     } | changed
+
+    def run():
+        system = System(*(arguments[field] for field in ("indptr", "indices", "weights", "targets", "reg", "reg_last")))
+        method = Method(*(arguments[field] for field in ("solver", "steps", "block_size", "threads")))
+        half_step(system, arguments["source"], arguments["gramian"], arguments["x"], method)
+
     if message is None:  # one row is contiguous either way
-        half_step(**arguments)
+        run()
         return
     with pytest.raises(ShapeError, match=message):
-        half_step(**arguments)
+        run()
 
 
 def test_read_only_arrays_need_no_other_compiled_version():
@@ -191,7 +193,7 @@ def test_read_only_arrays_need_no_other_compiled_version():
     frozen += [one.copy() for _ in range(4)]
     for array in frozen:
         array.setflags(write=False)
-    half_step(*frozen, x, biased=np.False_, solver="cg", cg_steps=np.int32(1), threads=1)
+    half_step(System(*frozen[2:], np.False_), *frozen[:2], x, Method("cg", np.int32(1)))
     assert x[0, 0] == 0.5
     assert len(_rows.solve_cg.signatures) == 1
 
@@ -201,10 +203,10 @@ def test_another_process_uses_the_compiled_code_of_this_one():
     solve([[1.0]], [[(0, 1.0, 1.0)]], reg=1.0, solver="cg")
     code = """
 import numpy as np
-from lakefactor.kernels import half_step, _rows
+from lakefactor.kernels import Method, System, half_step, _rows
 one, x = np.ones(1, np.float32), np.zeros((1, 1), np.float32)
-half_step(np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), np.array([0, 1]), np.zeros(1, np.int32), one, one,
-          one, one, x, biased=False, solver="cg", cg_steps=1, threads=1)
+system = System(np.array([0, 1]), np.zeros(1, np.int32), one, one, one, one)
+half_step(system, np.ones((1, 1), np.float32), np.zeros((1, 1), np.float32), x, Method("cg", 1))
 stats = _rows.solve_cg.stats
 print(sum(stats.cache_hits.values()), sum(stats.cache_misses.values()), x[0, 0])
 """

@@ -1,0 +1,182 @@
+"""The loop around every algorithm: totals, iterations, the objective's history, the result.
+
+An algorithm (`als`, and whatever else implements `Algorithm`) knows one iteration on one rank's shard; this module
+chooses it by the configuration and drives it. The same code runs on one process and on many: only the communicator
+differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lakefactor.comm import Communicator, all_gather
+from lakefactor.config import Model, Train
+from lakefactor.factorization.shard import Shard
+from lakefactor.types import SIDES, Side
+
+State = dict[Side, dict[str, NDArray]]
+"""What an iteration starts from: per side, named arrays with one row for each of the shard's rows, in its order.
+
+``factors`` is always there; an algorithm may keep more (an optimizer's moments). Enough to go on elsewhere: a state
+whose rows are brought to their owners by id continues the same training on any number of ranks.
+"""
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration did, over all ranks.
+
+    Attributes
+    ----------
+    number : int
+        1, 2, ...
+    objective : float
+        Value of the minimised function after the iteration.
+    seconds : float
+        Time of this iteration on this rank.
+    entries : int
+        Interactions of all ranks; each is visited twice in an iteration.
+    """
+
+    number: int
+    objective: float
+    seconds: float
+    entries: int
+
+
+@dataclass(frozen=True)
+class Totals:
+    """The interactions of all ranks in a few numbers; strengths in their own unit.
+
+    Attributes
+    ----------
+    users, items, entries : int
+    mean_strength, min_strength, max_strength : float
+    """
+
+    users: int
+    items: int
+    entries: int
+    mean_strength: float
+    min_strength: float
+    max_strength: float
+
+    def rows(self, side: Side) -> int:
+        """Return how many rows a side has."""
+        return self.users if side == "user" else self.items
+
+
+class Algorithm(Protocol):
+    """One model on one rank's shard.
+
+    Attributes
+    ----------
+    state : State
+        Updated in place by `iterate`; every rank's together are the whole training.
+    mean : float
+        The part of every prediction that no row owns: the mean strength for biased models, else 0.
+    """
+
+    state: State
+    mean: float
+
+    def iterate(self) -> float:
+        """Run one iteration on all ranks and return the objective after it."""
+        ...
+
+    def factors(self, side: Side) -> NDArray[np.float32]:
+        """Return this rank's factor rows, shape (n_side, rank)."""
+        ...
+
+    def bias(self, side: Side) -> NDArray[np.float32]:
+        """Return this rank's biases, shape (n_side,); zeros where the model has none."""
+        ...
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Result on one rank: the factor rows it owns, and the history of the whole run.
+
+    Attributes
+    ----------
+    factors : dict of float32 ndarray, shape (n_side, rank)
+    bias : dict of float32 ndarray, shape (n_side,)
+        Zeros where the algorithm has none.
+    mean : float
+        The part of every prediction that no row owns.
+    totals : Totals
+    history : list of Iteration
+    """
+
+    factors: dict[Side, NDArray[np.float32]]
+    bias: dict[Side, NDArray[np.float32]]
+    mean: float
+    totals: Totals
+    history: list[Iteration]
+
+
+def fit(
+    shard: Shard,
+    comm: Communicator,
+    model: Model,
+    train: Train,
+    on_iteration: Callable[[Iteration], None] = lambda iteration: None,
+) -> Fit:
+    """Factorize; every rank calls this with its own shard.
+
+    Parameters
+    ----------
+    shard : Shard
+    comm : Communicator
+    model, train : Model, Train
+        Configuration sections; the same on every rank.
+    on_iteration : callable
+        Called after each iteration.
+
+    Raises
+    ------
+    SolveError
+        A row's system is singular.
+    RankFailedError
+        A peer was lost.
+    """
+    totals = count(shard, comm)
+    algorithm = make(shard, comm, model, train, totals)
+    history: list[Iteration] = []
+    for number in range(1, train.iterations + 1):
+        start = perf_counter()
+        objective = algorithm.iterate()
+        history.append(Iteration(number, objective, perf_counter() - start, totals.entries))
+        on_iteration(history[-1])
+    return Fit(
+        factors={side: algorithm.factors(side) for side in SIDES},
+        bias={side: algorithm.bias(side) for side in SIDES},
+        mean=algorithm.mean,
+        totals=totals,
+        history=history,
+    )
+
+
+def make(shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals) -> Algorithm:
+    """Return the algorithm that ``model.algorithm`` names, at its initial state."""
+    from lakefactor.factorization.als import Als
+
+    return Als(shard, comm, model, train, totals)
+
+
+def count(shard: Shard, comm: Communicator) -> Totals:
+    """Return the totals over all ranks."""
+    strengths = shard.rows["user"].strengths
+    n_rows = [len(shard.rows[side].ids) for side in SIDES]
+    users, items, entries, total = comm.all_reduce_sum(
+        np.array([*n_rows, len(strengths), strengths.sum(dtype=np.float64)], dtype=np.float64)
+    )
+    extremes = np.array([strengths.min(initial=np.inf), strengths.max(initial=-np.inf)], dtype=np.float64)
+    smallest, largest = all_gather(comm, extremes).T
+    return Totals(int(users), int(items), int(entries), total / entries, smallest.min(), largest.max())
