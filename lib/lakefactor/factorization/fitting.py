@@ -166,7 +166,10 @@ def fit(
 def make(shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals) -> Algorithm:
     """Return the algorithm that ``model.algorithm`` names, at its initial state."""
     from lakefactor.factorization.als import Als
+    from lakefactor.factorization.svd import Svd
 
+    if model.algorithm in ("svd", "lsa"):
+        return Svd(shard, comm, model, train, totals)
     return Als(shard, comm, model, train, totals)
 
 

@@ -6,12 +6,50 @@ an exact half-step would give it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
+from lakefactor.config import Model
 from lakefactor.factorization.equation import Equation
-from lakefactor.kernels import Method, half_step
+from lakefactor.factorization.tfidf import inverse_document_frequency, row_values
+from lakefactor.kernels import Method, gramian, half_step
 from lakefactor.types import FACTOR_DTYPE, Side
+
+FoldIn = Callable[[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]], NDArray[np.float32]]
+"""From CSR rows of users (indptr, indices, strengths) to their factors, float32, shape (n, columns); picklable."""
+
+
+def user_fold_in(
+    model: Model,
+    mean: float,
+    factors: NDArray[np.float32],
+    bias: NDArray[np.float32],
+    n_entries: NDArray[np.int64],
+    n_users: int,
+) -> FoldIn:
+    """Return how a trained model folds users in.
+
+    Parameters
+    ----------
+    model : Model
+    mean : float
+        The mean that it was trained with.
+    factors, bias : float32 ndarray, shape (m, rank) and (m,)
+        All its items; the rows' indices are row numbers of these.
+    n_entries : int64 ndarray, shape (m,)
+        Training interactions of each item.
+    n_users : int
+        Users that it was trained on.
+    """
+    if model.algorithm in ("svd", "lsa"):
+        return partial(project, model, factors, inverse_document_frequency(n_entries, n_users))
+    equation = Equation(model, mean)
+    source = np.column_stack([factors, bias]) if equation.biased else factors
+    scaled = (equation.a0 * gramian(source)).astype(FACTOR_DTYPE)
+    return partial(fold_in, equation, "user", source, scaled, len(source))
 
 
 def fold_in(
@@ -57,3 +95,35 @@ def fold_in(
     system = equation.system(side, indptr, indices, strengths, n_source)
     half_step(system, source, gramian, x, Method("cholesky", threads=threads))
     return x
+
+
+def project(
+    model: Model,
+    item_factors: NDArray[np.float32],
+    idf: NDArray[np.float64],
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    strengths: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Return r V for some users of a truncated SVD: linear, since V is orthonormal.
+
+    Parameters
+    ----------
+    model : Model
+        ``algorithm`` is `svd` or `lsa`.
+    item_factors : float32 ndarray, shape (m, rank)
+        V.
+    idf : float64 ndarray, shape (m,)
+        Inverse document frequency of each item in the training; `lsa` weighs with it.
+    indptr, indices, strengths : int64, int32, float32 ndarray
+        CSR rows; ``indices`` are rows of ``item_factors``.
+
+    Returns
+    -------
+    float32 ndarray, shape (n, rank)
+        A user of the training, with all its interactions, gets the factors of the training.
+    """
+    from lakefactor.kernels import SparseMatrix, sparse_product
+
+    matrix = SparseMatrix(indptr, indices, row_values(model, idf, indptr, indices, strengths), len(item_factors))
+    return sparse_product(matrix, item_factors.astype(np.float64)).astype(FACTOR_DTYPE)

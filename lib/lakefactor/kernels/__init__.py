@@ -16,12 +16,14 @@ from lakefactor.kernels.system import Method, System
 
 if TYPE_CHECKING:
     from lakefactor.kernels.csr import build_csr, transpose
-    from lakefactor.kernels.hashing import hash_ids
+    from lakefactor.kernels.hashing import hash_ids, splitmix64
     from lakefactor.kernels.initial import initial_factors
+    from lakefactor.kernels.sparse import SparseMatrix, sparse_product
     from lakefactor.kernels.topk import merge, top_k, top_n
 
 __all__ = [
     "Method",
+    "SparseMatrix",
     "System",
     "build_csr",
     "effective_reg",
@@ -30,6 +32,8 @@ __all__ = [
     "hash_ids",
     "initial_factors",
     "merge",
+    "sparse_product",
+    "splitmix64",
     "top_k",
     "top_n",
     "transpose",
@@ -41,6 +45,9 @@ _LAZY = {
     "hash_ids": "hashing",
     "initial_factors": "initial",
     "merge": "topk",
+    "SparseMatrix": "sparse",
+    "sparse_product": "sparse",
+    "splitmix64": "hashing",
     "top_k": "topk",
     "top_n": "topk",
 }

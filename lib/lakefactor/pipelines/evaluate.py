@@ -106,19 +106,18 @@ def _measure_fold(fold: Fold, config: Config) -> list[Measured]:
 
 
 def _subject(fold: Fold, trained: Trained, config: Config) -> Subject:
-    from lakefactor.comm.local import Local
-    from lakefactor.factorization.als import scaled_gramian
     from lakefactor.factorization.equation import Equation
+    from lakefactor.factorization.fold_in import user_fold_in
 
     catalogue = collect_catalogue(trained.factors("item"))
-    equation = Equation(config.model, trained.log["mean"])
-    totals = trained.log["totals"]
-    source = np.column_stack([catalogue.factors, catalogue.bias]) if equation.biased else catalogue.factors
+    mean, totals = trained.log["mean"], trained.log["totals"]
+    equation = Equation(config.model, mean)
+    rows = catalogue.factors, catalogue.bias, catalogue.n_entries
     return Subject(
         catalogue=catalogue,
         equation=equation,
         item_mean=_item_mean(fold.train, catalogue) if equation.biased else np.zeros(0, np.float32),
-        gramian=scaled_gramian(Local(), np.ascontiguousarray(source), equation.a0) if fold.fold_in else None,
+        fold_in=user_fold_in(config.model, mean, *rows, totals["users"]) if fold.fold_in else None,
         strength_range=(totals["min_strength"], totals["max_strength"]),
     )
 

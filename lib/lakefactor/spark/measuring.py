@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from lakefactor.config import Evaluate
 from lakefactor.errors import InputError
 from lakefactor.factorization.equation import Equation
+from lakefactor.factorization.fold_in import FoldIn
 from lakefactor.spark.catalogue import Catalogue, csr_columns, known_only, matrix
 from lakefactor.spark.splits import Fold
 
@@ -47,8 +48,8 @@ class Subject:
     equation : Equation
     item_mean : float32 ndarray, shape (m,)
         Mean training strength of each item: the rating that the popularity baseline predicts.
-    gramian : float32 ndarray, shape (columns, columns), or None
-        a0 * Y'Y; given where test users are folded in.
+    fold_in : FoldIn or None
+        Given where test users are folded in.
     strength_range : tuple of float
         Smallest and largest training strength; predicted ratings are clipped to it.
     """
@@ -56,7 +57,7 @@ class Subject:
     catalogue: Catalogue
     equation: Equation
     item_mean: NDArray[np.float32]
-    gramian: NDArray[np.float32] | None
+    fold_in: FoldIn | None
     strength_range: tuple[float, float]
 
 
@@ -96,7 +97,7 @@ def measure(fold: Fold, user_factors: DataFrame, subject: Subject, config: Evalu
     spark = user_factors.sparkSession
     shared = spark.sparkContext.broadcast(subject)
     try:
-        partials = _users(fold, user_factors).mapInArrow(_block_function(shared, config, fold.fold_in), PARTIAL_SCHEMA)
+        partials = _users(fold, user_factors).mapInArrow(_block_function(shared, config), PARTIAL_SCHEMA)
         by_figure = partials.groupBy("recommender", "metric", "k").agg(
             F.sum("total").alias("total"), F.sum("n").alias("n"), F.countDistinct("column").alias("columns")
         )
@@ -127,7 +128,7 @@ def _users(fold: Fold, user_factors: DataFrame) -> DataFrame:
 
 
 def _block_function(
-    shared: Broadcast[Subject], config: Evaluate, is_fold_in: bool
+    shared: Broadcast[Subject], config: Evaluate
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
     def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         subject = shared.value
@@ -135,7 +136,7 @@ def _block_function(
         block_rows = max(1, SCORE_BYTES // (4 * len(subject.catalogue.ids)))
         for batch in batches:
             for start in range(0, batch.num_rows, block_rows):
-                _measure_block(batch.slice(start, block_rows), subject, config, is_fold_in, tally)
+                _measure_block(batch.slice(start, block_rows), subject, config, tally)
         yield from tally.rows()
 
     return on_partition
@@ -184,13 +185,13 @@ class Tally:
             yield pa.record_batch(arrays, schema=PARTIAL_ARROW)
 
 
-def _measure_block(batch: pa.RecordBatch, subject: Subject, config: Evaluate, is_fold_in: bool, tally: Tally) -> None:
+def _measure_block(batch: pa.RecordBatch, subject: Subject, config: Evaluate, tally: Tally) -> None:
     from lakefactor.metrics import error_sums
 
     catalogue, equation = subject.catalogue, subject.equation
     test_indptr, test_columns, (actual,) = csr_columns(batch["test_items"], catalogue, batch["test_strengths"])
     known = known_only(*_flat(csr_columns(batch["known_items"], catalogue, batch["known_strengths"])))
-    factors, bias = _user_side(batch, subject, is_fold_in, known)
+    factors, bias = _user_side(batch, subject, known)
     relevant = _where(test_indptr, test_columns, actual >= config.relevant_min_value)
 
     scores = factors @ catalogue.factors.T
@@ -219,19 +220,14 @@ def _flat(csr: tuple) -> tuple:
 
 
 def _user_side(
-    batch: pa.RecordBatch, subject: Subject, is_fold_in: bool, known: tuple
+    batch: pa.RecordBatch, subject: Subject, known: tuple
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return factors (b, k) and bias (b,) of a block; users that the training did not see have zeros."""
-    from lakefactor.factorization.fold_in import fold_in
-
-    catalogue, equation = subject.catalogue, subject.equation
-    k = catalogue.factors.shape[1]
-    if is_fold_in:
+    k = subject.catalogue.factors.shape[1]
+    if subject.fold_in is not None:
         indptr, columns, (strengths,) = known
-        source = np.column_stack([catalogue.factors, catalogue.bias]) if equation.biased else catalogue.factors
-        assert subject.gramian is not None
-        rows = fold_in(equation, "user", source, subject.gramian, len(source), indptr, columns, strengths)
-        return rows[:, :k], rows[:, k] if equation.biased else np.zeros(len(rows), np.float32)
+        rows = subject.fold_in(indptr, columns, strengths)
+        return rows[:, :k], rows[:, k] if subject.equation.biased else np.zeros(len(rows), np.float32)
     trained = batch["factors"].is_valid().to_numpy(zero_copy_only=False)
     factors = np.zeros((batch.num_rows, k), np.float32)
     if trained.any():
