@@ -269,7 +269,7 @@ class Train(Section):
 class Sgd(Section):
     """Stochastic gradients, for what least squares cannot express (`model.algorithm = "sgd"`)."""
 
-    loss: Literal["squared", "logistic", "bpr"] = Field(
+    loss: Literal["squared", "logistic", "bpr", "softmax"] = Field(
         "bpr",
         description="`squared` (ratings), `logistic` (observed against sampled pairs), or `bpr` (Rendle et al. 2009).",
     )
