@@ -127,7 +127,7 @@ def fit(
     model: Model,
     train: Train,
     on_iteration: Callable[[Iteration], None] = lambda iteration: None,
-    sgd: Sgd = Sgd(),
+    sgd: Sgd | None = None,
 ) -> Fit:
     """Factorize; every rank calls this with its own shard.
 
@@ -139,8 +139,8 @@ def fit(
         Configuration sections; the same on every rank.
     on_iteration : callable
         Called after each iteration.
-    sgd : Sgd
-        Configuration section; used where ``model.algorithm`` is ``sgd``.
+    sgd : Sgd, optional
+        Configuration section, used where ``model.algorithm`` is ``sgd``; by default, its defaults.
 
     Raises
     ------
@@ -167,13 +167,13 @@ def fit(
 
 
 def make(
-    shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals, sgd: Sgd = Sgd()
+    shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals, sgd: Sgd | None = None
 ) -> Algorithm:
     """Return the algorithm that ``model.algorithm`` names, at its initial state."""
     if model.algorithm == "sgd":
         from lakefactor.factorization import sgd as stochastic
 
-        return stochastic.Sgd(shard, comm, model, train, sgd, totals)
+        return stochastic.Sgd(shard, comm, model, train, sgd or Sgd(), totals)
     from lakefactor.factorization.als import Als
 
     return Als(shard, comm, model, train, totals)

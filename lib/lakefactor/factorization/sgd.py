@@ -100,7 +100,9 @@ class Sgd:
         bases = {"user": model.user_reg, "item": model.item_reg}
         # Columns: lambda of the factors, lambda of the bias.
         self._reg = {
-            side: np.column_stack([effective_reg(n, base, model.reg_exponent) for base in (bases[side], model.bias_reg)])
+            side: np.column_stack(
+                [effective_reg(n, base, model.reg_exponent) for base in (bases[side], model.bias_reg)]
+            )
             for side, n in samples.items()
         }
         self._reg_share = {
@@ -139,7 +141,7 @@ class Sgd:
             raise SolveError(
                 [],
                 f"the objective of epoch {epoch} is not finite; lower sgd.learning_rate (now "
-                f"{self._config.learning_rate}), or bound the gradients by sgd.clip_norm (now {self._config.clip_norm})",
+                f"{self._config.learning_rate}), or bound gradients by sgd.clip_norm (now {self._config.clip_norm})",
             )
         return objective
 
@@ -173,7 +175,8 @@ class Sgd:
         x, y = tensors["user"]["factors"].index_select(0, user_rows), rows.fetch(tensors["item"]["factors"])
         # x'y + b_u + b_i as one product and the item's bias: y with 1 in the place of its bias.
         item_design = _with_one(y)
-        scores = torch.bmm(item_design.index_select(0, item_of).view(*items.shape, -1), x.index_select(0, user_of)[:, :, None])[:, :, 0]
+        design = item_design.index_select(0, item_of).view(*items.shape, y.shape[1])
+        scores = torch.bmm(design, x.index_select(0, user_of)[:, :, None])[:, :, 0]
         scores += y[item_of, -1].view(items.shape)
         losses, positive, negative = LOSSES[self._config.loss](
             scores[:, 0], scores[:, 1:], used, self._weights[entries], self._targets[entries]
@@ -181,7 +184,18 @@ class Sgd:
         slopes = torch.cat([positive[:, None], negative], 1)
         touched = torch.cat([torch.ones_like(positive)[:, None], used], 1)
         return _Step(
-            user_rows, user_of, user_sizes, rows, item_of, item_order, item_sizes, x, item_design, losses, slopes, touched
+            user_rows,
+            user_of,
+            user_sizes,
+            rows,
+            item_of,
+            item_order,
+            item_sizes,
+            x,
+            item_design,
+            losses,
+            slopes,
+            touched,
         )
 
     def _descend(self, tensors: _Tensors, step: _Step) -> None:

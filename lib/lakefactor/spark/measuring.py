@@ -49,6 +49,8 @@ class Subject:
         Mean training strength of each item: the rating that the popularity baseline predicts.
     gramian : float32 ndarray, shape (columns, columns), or None
         a0 * Y'Y; given where test users are folded in.
+    rated : bool
+        Scores are predicted ratings: RMSE and MAE are measured.
     strength_range : tuple of float
         Smallest and largest training strength; predicted ratings are clipped to it.
     """
@@ -57,6 +59,7 @@ class Subject:
     equation: Equation
     item_mean: NDArray[np.float32]
     gramian: NDArray[np.float32] | None
+    rated: bool
     strength_range: tuple[float, float]
 
 
@@ -198,7 +201,7 @@ def _measure_block(batch: pa.RecordBatch, subject: Subject, config: Evaluate, is
     _measure_ranking(MODEL, scores, known, relevant, catalogue, tally)
     popularity = np.tile(catalogue.n_entries.astype(np.float32), (len(factors), 1))
     _measure_ranking(POPULARITY, popularity, known, relevant, catalogue, tally)
-    if equation.biased:
+    if subject.rated:
         users = np.repeat(np.arange(len(factors)), np.diff(test_indptr))
         inside = test_columns >= 0
         columns = test_columns[inside]
