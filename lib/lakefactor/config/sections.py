@@ -176,7 +176,7 @@ class Model(Section):
     )
     user_reg: NonNegative = Field(3.0, description="Regularization of user factors.")
     item_reg: NonNegative = Field(3.0, description="Regularization of item factors.")
-    bias_reg: NonNegative = Field(1.0, description="Regularization of both biases; `explicit_als` only.")
+    bias_reg: NonNegative = Field(1.0, description="Regularization of both biases; `explicit_als` and `sgd`.")
     reg_exponent: float = Field(
         0.5, ge=0, le=2, description="nu of lambda_r = reg * n_r^nu: 1 as MLlib and ALS-WR, 0 as `implicit`."
     )
@@ -269,16 +269,19 @@ class Train(Section):
 class Sgd(Section):
     """Stochastic gradients, for what least squares cannot express (`model.algorithm = "sgd"`)."""
 
-    loss: Literal["squared", "logistic", "bpr"] = Field(
+    loss: Literal["squared", "logistic", "bpr", "softmax"] = Field(
         "bpr",
-        description="`squared` (ratings), `logistic` (observed against sampled pairs), or `bpr` (Rendle et al. 2009).",
+        description="`squared` (ratings), `logistic` (observed against sampled pairs), `bpr` (observed before sampled, "
+        "Rendle et al. 2009), or `softmax` (observed among sampled).",
     )
     optimizer: Optimizer = Field("adagrad", description="Update rule.")
     learning_rate: Positive = Field(0.05, description="Step size.")
     momentum: float = Field(0.9, ge=0, lt=1, description="Decay of the velocity (`momentum`), or of its mean (`adam`).")
     decay: float = Field(0.99, ge=0, lt=1, description="Decay of the squared gradients (`rmsprop`, `adam`).")
-    batch_entries: int = Field(4096, ge=1, le=2**24, description="Interactions in one step.")
-    negatives: int = Field(1, ge=1, le=1000, description="Sampled items for each interaction (`logistic`, `bpr`).")
+    batch_entries: int = Field(
+        4096, ge=1, le=2**24, description="Interactions in one step, of all ranks together, about."
+    )
+    negatives: int = Field(1, ge=1, le=1000, description="Sampled items for each interaction (not `squared`).")
     clip_norm: NonNegative = Field(1.0, description="Largest length of a row's gradient; 0: not clipped.")
 
 
@@ -373,10 +376,16 @@ class Config(Section):
     recommend: Recommend = Recommend()
     synthetic: Synthetic = Synthetic()
 
+    @property
+    def feedback(self) -> Feedback:
+        """Kind of interactions that the model needs."""
+        rated = self.model.algorithm == "sgd" and self.sgd.loss == "squared"
+        return "explicit" if rated else self.model.feedback
+
     @model_validator(mode="after")
     def _agree(self) -> Config:
         problems = []
-        if self.model.feedback == "explicit":
+        if self.feedback == "explicit":
             implicit_only = {
                 "interactions.log_scale": self.interactions.log_scale != 0,
                 "interactions.half_life_days": self.interactions.half_life_days != 0,

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lakefactor.comm import Communicator, all_gather
-from lakefactor.config import Model, Train
+from lakefactor.config import Model, Sgd, Train
 from lakefactor.factorization.shard import Shard
 from lakefactor.types import SIDES, Side
 
@@ -127,6 +127,7 @@ def fit(
     model: Model,
     train: Train,
     on_iteration: Callable[[Iteration], None] = lambda iteration: None,
+    sgd: Sgd | None = None,
 ) -> Fit:
     """Factorize; every rank calls this with its own shard.
 
@@ -138,6 +139,8 @@ def fit(
         Configuration sections; the same on every rank.
     on_iteration : callable
         Called after each iteration.
+    sgd : Sgd, optional
+        Configuration section, used where ``model.algorithm`` is ``sgd``; by default, its defaults.
 
     Raises
     ------
@@ -147,7 +150,7 @@ def fit(
         A peer was lost.
     """
     totals = count(shard, comm)
-    algorithm = make(shard, comm, model, train, totals)
+    algorithm = make(shard, comm, model, train, totals, sgd)
     history: list[Iteration] = []
     for number in range(1, train.iterations + 1):
         start = perf_counter()
@@ -163,8 +166,14 @@ def fit(
     )
 
 
-def make(shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals) -> Algorithm:
+def make(
+    shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals, sgd: Sgd | None = None
+) -> Algorithm:
     """Return the algorithm that ``model.algorithm`` names, at its initial state."""
+    if model.algorithm == "sgd":
+        from lakefactor.factorization import sgd as stochastic
+
+        return stochastic.Sgd(shard, comm, model, train, sgd or Sgd(), totals)
     from lakefactor.factorization.als import Als
     from lakefactor.factorization.svd import Svd
 

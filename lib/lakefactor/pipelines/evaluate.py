@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
+from lakefactor.errors import ConfigError
 from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.progress import TrainingProgress
 from lakefactor.spark.catalogue import Catalogue, collect_catalogue
@@ -47,19 +48,26 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
     ----------
     spark : SparkSession
     config : Config
-        ``evaluate`` and ``tables`` are used; ``model`` and ``train`` come from the model version.
+        ``evaluate`` and ``tables`` are used; ``model``, ``train`` and ``sgd`` come from the model version.
     model_version : str or None
 
     Raises
     ------
     TableError
         There is no such model version, or its interactions version is gone.
+    ConfigError
+        The split is ``user_holdout`` and the model is one that no row can be folded into.
     InputError
         The split leaves nothing to train or test on.
     """
     tables = Tables(spark, config.tables)
     record = newest(tables, model_version)
-    as_trained = config.model_copy(update={"model": record.config.model, "train": record.config.train})
+    as_trained = config.model_copy(update={name: getattr(record.config, name) for name in ("model", "train", "sgd")})
+    if as_trained.model.algorithm == "sgd" and config.evaluate.split == "user_holdout":
+        raise ConfigError(
+            "evaluate.split is user_holdout, which folds users in by least squares, but model.algorithm is sgd; "
+            "choose another evaluate.split"
+        )
     interactions = tables.read("interactions", record.interactions_version)
     figures = {fold.number: _measure_fold(fold, as_trained) for fold in folds(interactions, config.evaluate)}
     evaluation_id = secrets.token_hex(8)
@@ -106,18 +114,18 @@ def _measure_fold(fold: Fold, config: Config) -> list[Measured]:
 
 
 def _subject(fold: Fold, trained: Trained, config: Config) -> Subject:
-    from lakefactor.factorization.equation import Equation
     from lakefactor.factorization.fold_in import user_fold_in
 
     catalogue = collect_catalogue(trained.factors("item"))
     mean, totals = trained.log["mean"], trained.log["totals"]
-    equation = Equation(config.model, mean)
+    rated = config.feedback == "explicit"
     rows = catalogue.factors, catalogue.bias, catalogue.n_entries
     return Subject(
         catalogue=catalogue,
-        equation=equation,
-        item_mean=_item_mean(fold.train, catalogue) if equation.biased else np.zeros(0, np.float32),
+        mean=mean,
+        item_mean=_item_mean(fold.train, catalogue) if rated else np.zeros(0, np.float32),
         fold_in=user_fold_in(config.model, mean, *rows, totals["users"]) if fold.fold_in else None,
+        rated=rated,
         strength_range=(totals["min_strength"], totals["max_strength"]),
     )
 

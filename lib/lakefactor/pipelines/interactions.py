@@ -88,8 +88,8 @@ def run(spark: SparkSession, config: Config) -> InteractionsResult:
 
 def _settings(config: Config) -> dict[str, Any]:
     """Return every setting that the result depends on, JSON-able."""
-    settings: dict[str, Any] = {"feedback": config.model.feedback, "delete": config.ingest.delete_event_type}
-    if config.model.feedback == "implicit":
+    settings: dict[str, Any] = {"feedback": config.feedback, "delete": config.ingest.delete_event_type}
+    if config.feedback == "implicit":
         settings |= {"weights": config.ingest.event_weights, **config.interactions.model_dump()}
     return settings
 
@@ -116,7 +116,7 @@ class _Span:
 def _pairs(events: DataFrame, config: Config) -> DataFrame:
     """Return the columns of `interactions`, and whether the pair is `kept`, for every pair that has events."""
     span = _Span.of(events)
-    explicit = config.model.feedback == "explicit"
+    explicit = config.feedback == "explicit"
     strength = _last_value() if explicit else _scaled_sum(span, config)
     pairs = (
         _with_counts(events, span, config.ingest.delete_event_type)

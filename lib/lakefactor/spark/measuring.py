@@ -15,7 +15,6 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Evaluate
 from lakefactor.errors import InputError
-from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.fold_in import FoldIn
 from lakefactor.spark.catalogue import Catalogue, csr_columns, known_only, matrix
 from lakefactor.spark.splits import Fold
@@ -45,19 +44,23 @@ class Subject:
     Attributes
     ----------
     catalogue : Catalogue
-    equation : Equation
+    mean : float
+        Global mean that is part of a predicted rating (0 for implicit models).
     item_mean : float32 ndarray, shape (m,)
         Mean training strength of each item: the rating that the popularity baseline predicts.
     fold_in : FoldIn or None
         Given where test users are folded in.
+    rated : bool
+        Scores are predicted ratings: RMSE and MAE are measured.
     strength_range : tuple of float
         Smallest and largest training strength; predicted ratings are clipped to it.
     """
 
     catalogue: Catalogue
-    equation: Equation
+    mean: float
     item_mean: NDArray[np.float32]
     fold_in: FoldIn | None
+    rated: bool
     strength_range: tuple[float, float]
 
 
@@ -188,7 +191,7 @@ class Tally:
 def _measure_block(batch: pa.RecordBatch, subject: Subject, config: Evaluate, tally: Tally) -> None:
     from lakefactor.metrics import error_sums
 
-    catalogue, equation = subject.catalogue, subject.equation
+    catalogue = subject.catalogue
     test_indptr, test_columns, (actual,) = csr_columns(batch["test_items"], catalogue, batch["test_strengths"])
     known = known_only(*_flat(csr_columns(batch["known_items"], catalogue, batch["known_strengths"])))
     factors, bias = _user_side(batch, subject, known)
@@ -199,14 +202,14 @@ def _measure_block(batch: pa.RecordBatch, subject: Subject, config: Evaluate, ta
     _measure_ranking(MODEL, scores, known, relevant, catalogue, tally)
     popularity = np.tile(catalogue.n_entries.astype(np.float32), (len(factors), 1))
     _measure_ranking(POPULARITY, popularity, known, relevant, catalogue, tally)
-    if equation.biased:
+    if subject.rated:
         users = np.repeat(np.arange(len(factors)), np.diff(test_indptr))
         inside = test_columns >= 0
         columns = test_columns[inside]
-        predicted = equation.mean + bias[users]
+        predicted = subject.mean + bias[users]
         predicted[inside] += catalogue.bias[columns]
         predicted[inside] += np.einsum("nk,nk->n", factors[users[inside]], catalogue.factors[columns])
-        baseline = np.full(len(actual), equation.mean)
+        baseline = np.full(len(actual), subject.mean)
         baseline[inside] = subject.item_mean[columns]
         for name, ratings in ((MODEL, predicted), (POPULARITY, baseline)):
             errors = error_sums(np.clip(ratings, *subject.strength_range), actual)
@@ -227,7 +230,7 @@ def _user_side(
     if subject.fold_in is not None:
         indptr, columns, (strengths,) = known
         rows = subject.fold_in(indptr, columns, strengths)
-        return rows[:, :k], rows[:, k] if subject.equation.biased else np.zeros(len(rows), np.float32)
+        return rows[:, :k], rows[:, k] if rows.shape[1] > k else np.zeros(len(rows), np.float32)
     trained = batch["factors"].is_valid().to_numpy(zero_copy_only=False)
     factors = np.zeros((batch.num_rows, k), np.float32)
     if trained.any():

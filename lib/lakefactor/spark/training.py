@@ -69,7 +69,7 @@ def train_interactions(interactions: DataFrame, config: Config, on_event: OnEven
     interactions : DataFrame
         ``user_id, item_id, strength``; each pair once. Read at a fixed version, since a repeated stage reads it again.
     config : Config
-        Sections ``model`` and ``train`` are used.
+        Sections ``model``, ``train`` and ``sgd`` are used.
     on_event : callable
         Live progress, called on the driver.
 
@@ -130,6 +130,7 @@ def _rank_function(config: Config, address: Address, user_type: pa.DataType, ite
                 config.model,
                 config.train,
                 lambda iteration: report({"phase": "iteration", **asdict(iteration)}),
+                config.sgd,
             )
             fitted = perf_counter()
             report({"phase": "write"})
