@@ -127,6 +127,7 @@ def fit(
     model: Model,
     train: Train,
     on_iteration: Callable[[Iteration], None] = lambda iteration: None,
+    device: str = "cpu",
 ) -> Fit:
     """Factorize; every rank calls this with its own shard.
 
@@ -138,6 +139,8 @@ def fit(
         Configuration sections; the same on every rank.
     on_iteration : callable
         Called after each iteration.
+    device : str
+        Torch's name of this rank's device: ``cpu``, or ``cuda:<n>``.
 
     Raises
     ------
@@ -147,7 +150,7 @@ def fit(
         A peer was lost.
     """
     totals = count(shard, comm)
-    algorithm = make(shard, comm, model, train, totals)
+    algorithm = make(shard, comm, model, train, totals, device)
     history: list[Iteration] = []
     for number in range(1, train.iterations + 1):
         start = perf_counter()
@@ -163,11 +166,13 @@ def fit(
     )
 
 
-def make(shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals) -> Algorithm:
+def make(
+    shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals, device: str = "cpu"
+) -> Algorithm:
     """Return the algorithm that ``model.algorithm`` names, at its initial state."""
     from lakefactor.factorization.als import Als
 
-    return Als(shard, comm, model, train, totals)
+    return Als(shard, comm, model, train, totals, device)
 
 
 def count(shard: Shard, comm: Communicator) -> Totals:
