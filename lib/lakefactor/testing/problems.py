@@ -162,9 +162,9 @@ def make_problem(
 def oracle_step(matrix: Float64s, rhs: Float64s, x: Float32s, method: Method) -> Float64s:
     """Return what a method makes of one row's x."""
     if method.solver == "cholesky":
-        return np.linalg.solve(matrix, rhs)
+        return np.linalg.solve(matrix, rhs).astype(np.float64)
     if method.solver == "cg":
-        return reference.conjugate_gradients(matrix, rhs, x, method.steps)
+        return reference.conjugate_gradients(matrix, rhs, x.astype(np.float64), method.steps)
     if method.solver == "subspace":
         return block_descent(matrix, rhs, x, method.block_size, method.steps)
     return nonnegative_descent(matrix, rhs, x, method.steps)
@@ -176,12 +176,12 @@ def block_descent(matrix: Float64s, rhs: Float64s, x: Float32s, block_size: int,
     >>> block_descent(np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([2.0, 2.0]), np.zeros(2, np.float32), 1, 1)
     array([1. , 0.5])
     """
-    x = x.astype(np.float64)
+    result = x.astype(np.float64)
     for _ in range(sweeps):
-        for start in range(0, len(x), block_size):
+        for start in range(0, len(result), block_size):
             block = slice(start, start + block_size)
-            x[block] += np.linalg.solve(matrix[block, block], (rhs - matrix @ x)[block])
-    return x
+            result[block] += np.linalg.solve(matrix[block, block], (rhs - matrix @ result)[block])
+    return result
 
 
 def nonnegative_descent(matrix: Float64s, rhs: Float64s, x: Float32s, sweeps: int) -> Float64s:
@@ -190,8 +190,8 @@ def nonnegative_descent(matrix: Float64s, rhs: Float64s, x: Float32s, sweeps: in
     >>> nonnegative_descent(np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([2.0, -2.0]), np.ones(2, np.float32), 1)
     array([0.5, 0. ])
     """
-    x = x.astype(np.float64)
+    result = x.astype(np.float64)
     for _ in range(sweeps):
-        for j in range(len(x)):
-            x[j] = max(0.0, x[j] + (rhs - matrix @ x)[j] / matrix[j, j])
-    return x
+        for j in range(len(result)):
+            result[j] = max(0.0, result[j] + (rhs - matrix @ result)[j] / matrix[j, j])
+    return result
