@@ -91,7 +91,7 @@ def main() -> None:
         return
     results = []
     for entries in args.entries:
-        users, items = max(1, entries // 140), max(1, entries // 1000)
+        users, items = max(1000, entries // 140), max(2000, entries // 1000)  # few entries need enough pairs
         drawn = synthetic(users, items, entries, 0)
         sides = []
         for (indptr, indices, strengths), name in ((drawn.by_user, "user"), (drawn.by_item, "item")):
