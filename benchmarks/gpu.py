@@ -63,7 +63,7 @@ def measured(sides: list[Any], k: int, solver: Any, precision: Any, args: argpar
         if repeat >= 0:
             seconds.append(time.perf_counter() - began)
     median = statistics.median(seconds)
-    flops, moved = np.sum([cost(solver, s.rows, len(s.indices), k) for s, _ in sides], axis=0)
+    flops, moved = np.sum([cost(solver, s.rows, len(s.indices), k) for s, _ in sides], axis=0).tolist()
     result = {"solver": solver, "rank": k, "precision": precision, "seconds": seconds, "median_seconds": median}
     result |= {"model_flops": flops, "model_bytes": moved}
     if args.peak_tflops and args.peak_gbps:
