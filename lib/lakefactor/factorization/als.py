@@ -15,7 +15,8 @@ from lakefactor.errors import SolveError
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.fitting import State, Totals
 from lakefactor.factorization.shard import Shard
-from lakefactor.kernels import Method, gramian, half_step, hash_ids, initial_factors
+from lakefactor.kernels import Method, gramian, hash_ids, initial_factors
+from lakefactor.kernels.backends import prepare
 from lakefactor.types import FACTOR_DTYPE, SIDES, Side, other
 
 
@@ -28,6 +29,8 @@ class Als:
     comm : Communicator
     model, train : Model, Train
     totals : Totals
+    device : str
+        Torch's name of the device that the ``torch`` backend computes on; ``cpu`` or this rank's GPU.
 
     Notes
     -----
@@ -36,14 +39,19 @@ class Als:
     but the constant and the users' regularization.
     """
 
-    def __init__(self, shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals) -> None:
+    def __init__(
+        self, shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals, device: str = "cpu"
+    ) -> None:
         self._shard = shard
         self._comm = comm
         self._equation = Equation(model, totals.mean_strength if model.algorithm == "explicit_als" else 0.0)
-        self._method = method(train)
         self._systems = {
             side: self._equation.system(side, rows.indptr, rows.indices, rows.strengths, totals.rows(other(side)))
             for side, rows in shard.rows.items()
+        }
+        self._half_steps = {
+            side: prepare(system, method(train), train.backend, device, train.precision)
+            for side, system in self._systems.items()
         }
         self._constant = sum_over_ranks(comm, self._equation.constant(shard.rows["user"].strengths))
         self.mean = self._equation.mean
@@ -82,7 +90,7 @@ class Als:
         values = np.empty(0)
         failed = 0
         try:
-            values = half_step(self._systems[side], source, gram, self.state[side]["factors"], self._method)
+            values = self._half_steps[side](source, gram, self.state[side]["factors"])
         except SolveError as error:
             failed = len(error.rows)
         # Every rank raises the same error, so that none is left waiting for a peer that has given up.

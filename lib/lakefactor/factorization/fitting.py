@@ -128,6 +128,7 @@ def fit(
     train: Train,
     on_iteration: Callable[[Iteration], None] = lambda iteration: None,
     sgd: Sgd | None = None,
+    device: str = "cpu",
 ) -> Fit:
     """Factorize; every rank calls this with its own shard.
 
@@ -141,6 +142,8 @@ def fit(
         Called after each iteration.
     sgd : Sgd, optional
         Configuration section, used where ``model.algorithm`` is ``sgd``; by default, its defaults.
+    device : str
+        Torch's name of this rank's device: ``cpu``, or ``cuda:<n>``.
 
     Raises
     ------
@@ -150,7 +153,7 @@ def fit(
         A peer was lost.
     """
     totals = count(shard, comm)
-    algorithm = make(shard, comm, model, train, totals, sgd)
+    algorithm = make(shard, comm, model, train, totals, sgd, device)
     history: list[Iteration] = []
     for number in range(1, train.iterations + 1):
         start = perf_counter()
@@ -167,7 +170,13 @@ def fit(
 
 
 def make(
-    shard: Shard, comm: Communicator, model: Model, train: Train, totals: Totals, sgd: Sgd | None = None
+    shard: Shard,
+    comm: Communicator,
+    model: Model,
+    train: Train,
+    totals: Totals,
+    sgd: Sgd | None = None,
+    device: str = "cpu",
 ) -> Algorithm:
     """Return the algorithm that ``model.algorithm`` names, at its initial state."""
     if model.algorithm == "sgd":
@@ -179,7 +188,7 @@ def make(
 
     if model.algorithm in ("svd", "lsa"):
         return Svd(shard, comm, model, train, totals)
-    return Als(shard, comm, model, train, totals)
+    return Als(shard, comm, model, train, totals, device)
 
 
 def count(shard: Shard, comm: Communicator) -> Totals:

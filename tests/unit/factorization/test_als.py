@@ -210,3 +210,12 @@ def test_agrees_with_implicit():
     peer.fit(matrix, show_progress=False)
     scores = np.array([rows["user"][u][0] for u in user_ids]) @ np.array([rows["item"][i][0] for i in item_ids]).T
     np.testing.assert_allclose(scores, peer.user_factors @ peer.item_factors.T, atol=2e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("algorithm", MODELS)
+def test_the_torch_backend_reaches_the_oracles_objective(algorithm, precision):
+    train = Train(iterations=3, solver="cholesky", backend="torch", precision=precision)
+    history, _ = fit_on(2, MODELS[algorithm], train)
+    expected = oracle_objectives(MODELS[algorithm], 3)
+    np.testing.assert_allclose([iteration.objective for iteration in history], expected, rtol=1e-5)
