@@ -11,7 +11,11 @@ from numpy.typing import NDArray
 
 from lakefactor.factorization.equation import Equation
 from lakefactor.kernels import Method, half_step
+from lakefactor.kernels.system import Solver
 from lakefactor.types import FACTOR_DTYPE, Side
+
+FOLD_IN_SWEEPS = 50
+"""Sweeps from zero for non-negative factors, which have no exact solver."""
 
 
 def fold_in(
@@ -55,5 +59,6 @@ def fold_in(
     """
     x = np.zeros((len(indptr) - 1, source.shape[1]), dtype=FACTOR_DTYPE)
     system = equation.system(side, indptr, indices, strengths, n_source)
-    half_step(system, source, gramian, x, Method("cholesky", threads=threads))
+    solver: Solver = "nonnegative" if equation.nonnegative else "cholesky"
+    half_step(system, source, gramian, x, Method(solver, FOLD_IN_SWEEPS, threads=threads))
     return x
