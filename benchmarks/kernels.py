@@ -70,7 +70,13 @@ def lakefactor_run(entries: Entries, solver: Any, threads: int) -> Run:
         indptr, indices, excess, confidence = rows
         reg = np.full(len(x), REG, np.float32)
         system = System(indptr, indices, excess, confidence, reg, reg)
-        half_step(system, source, gramian(source).astype(np.float32), x, Method(solver, CG_STEPS if solver == "cg" else 1, threads=threads))
+        half_step(
+            system,
+            source,
+            gramian(source).astype(np.float32),
+            x,
+            Method(solver, CG_STEPS if solver == "cg" else 1, threads=threads),
+        )
 
     by_user, by_item = (
         (indptr, indices, ALPHA * strengths, 1 + ALPHA * strengths)

@@ -51,9 +51,7 @@ class Als:
         }
         self._constant = sum_over_ranks(comm, self._equation.constant(shard.rows["user"].strengths))
         self.mean = self._equation.mean
-        self.state: State = {
-            side: {"factors": self._initial(side, totals)} for side in SIDES
-        }
+        self.state: State = {side: {"factors": self._initial(side, totals)} for side in SIDES}
 
     def iterate(self) -> float:
         """Solve users, then items; return the objective.

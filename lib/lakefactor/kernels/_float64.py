@@ -19,7 +19,12 @@ Float64s = NDArray[np.float64]
 
 
 def solve_rows(
-    rows: NDArray[np.intp], system: System, source: Float32s, gramian: Float32s, x: Float32s, values: Float64s,
+    rows: NDArray[np.intp],
+    system: System,
+    source: Float32s,
+    gramian: Float32s,
+    x: Float32s,
+    values: Float64s,
     nonnegative: bool,
 ) -> None:
     """Set ``x`` and ``values`` of ``rows`` (arguments as in `half_step`), or raise SolveError for the singular ones."""

@@ -57,7 +57,12 @@ def equations(
 
 
 def conjugate_gradients(
-    source: Float32s, base: Float32s, regs: Float32s, entries: tuple[NDArray[Any], ...], x: Float32s, steps: int,
+    source: Float32s,
+    base: Float32s,
+    regs: Float32s,
+    entries: tuple[NDArray[Any], ...],
+    x: Float32s,
+    steps: int,
     threads: int,
 ) -> float:
     """Improve padded ``x`` in place, as `_rows.solve_cg` does; return x'Mx - 2x'b."""  # fmt: skip

@@ -251,7 +251,20 @@ def add_gathered_dots(typing_context, source, source_stride, column, width, indi
 
 @intrinsic
 def gather_scaled(
-    typing_context, source, source_stride, column, width, indices, weights, targets, first, ahead, panel, row, stride, out
+    typing_context,
+    source,
+    source_stride,
+    column,
+    width,
+    indices,
+    weights,
+    targets,
+    first,
+    ahead,
+    panel,
+    row,
+    stride,
+    out,
 ):
     """Gather eight source rows y_i from ``column`` on, times sqrt(w_i), into panel[row + i]; add t_i y_i to ``out``.
 

@@ -159,9 +159,7 @@ def _for_each(work: Callable[[Any], Any], tasks: list[Any], threads: int) -> Non
             pass
 
 
-def _chunks(
-    rows: NDArray[np.int64], degrees: NDArray[np.int64], k: int, threads: int
-) -> Iterator[NDArray[np.int64]]:
+def _chunks(rows: NDArray[np.int64], degrees: NDArray[np.int64], k: int, threads: int) -> Iterator[NDArray[np.int64]]:
     """Yield the row numbers, longest rows first, in chunks of about equal work."""
     if len(rows) == 0:
         return
