@@ -78,7 +78,7 @@ def _system(
 
 
 def _solve_positive_definite(matrix: Float64s, rhs: Float64s, nonnegative: bool) -> Float64s | None:
-    """Return the solution (the best one >= 0 if ``nonnegative``), or None where a pivot is rounding noise or the result does not fit float32."""
+    """Return the solution (the best one >= 0 if ``nonnegative``), or None where a pivot is rounding noise or the result does not fit float32."""  # noqa: E501
     try:
         lower = np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:

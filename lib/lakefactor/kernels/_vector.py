@@ -94,7 +94,7 @@ class _Code:
 
     def chosen(self, source: Any, stride: Any, indices: Any, first: Any) -> list[Any]:
         """Return the addresses of the eight rows of argument 0 whose int32 numbers begin at indices[first]."""
-        position = [i for i, kind in enumerate(self.signature.args) if getattr(kind, "dtype", None) == types.int32][0]
+        position = [i for i, kind in enumerate(self.signature.args) if getattr(kind, "dtype", None) == types.int32][0]  # noqa: RUF015
         numbers, pointer = self.at(self.pointer(position, indices), first), self.pointer(0, source)
         found = [self.builder.load(self.at(numbers, ir.IntType(64)(i))) for i in range(GROUP)]
         return [self.at(pointer, self.builder.mul(self.builder.sext(f, ir.IntType(64)), stride)) for f in found]
@@ -200,7 +200,7 @@ def subtract_products(typing_context, panel, row, stride, p, width, weights, fir
 def gather_residuals(
     typing_context, source, width, indices, weights, targets, first, ahead, p, panel, row, stride, scores, out
 ):
-    """Gather eight source rows y_i into panel[row + i], set scores[i] to y_i'p and add (t_i - w_i y_i'p) y_i to ``out``.
+    """Gather eight source rows y_i into panel[row + i], set scores[i] to y_i'p and add (t_i - w_i y_i'p) y_i to ``out``.  # noqa: E501
 
     Their numbers, weights and targets begin at ``first``; those of the rows to prefetch at ``ahead``.
     """

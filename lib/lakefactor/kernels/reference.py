@@ -141,12 +141,12 @@ def conjugate_gradients(matrix: Float64s, rhs: Float64s, x: Float64s, steps: int
 
 def block_descent(matrix: Float64s, rhs: Float64s, x: Floats, sweeps: int, size: int) -> Float64s:
     """Return ``x`` after sweeps over blocks of ``size`` coordinates, each solved exactly (iALS++, arXiv 2110.14044)."""
-    x = x.astype(np.float64)
+    result: Float64s = np.array(x, np.float64)
     for _ in range(sweeps):
-        for first in range(0, len(x), size):
+        for first in range(0, len(result), size):
             block = slice(first, first + size)
-            x[block] += np.linalg.solve(matrix[block, block], rhs[block] - matrix[block] @ x)
-    return x
+            result[block] += np.linalg.solve(matrix[block, block], rhs[block] - matrix[block] @ result)
+    return result
 
 
 def predict(x: Floats, y: Floats, biased: bool = False) -> float:
