@@ -200,7 +200,7 @@ def subtract_products(typing_context, panel, row, stride, p, width, weights, fir
 def gather_residuals(
     typing_context, source, width, indices, weights, targets, first, ahead, p, panel, row, stride, scores, out
 ):
-    """Gather eight source rows y_i into panel[row + i], set scores[i] to y_i'p and add (t_i - w_i y_i'p) y_i to ``out``.  # noqa: E501
+    """Gather rows y_i into panel[row + i], set scores[i] to y_i'p, add (t_i - w_i y_i'p) y_i to ``out``; i < 8.
 
     Their numbers, weights and targets begin at ``first``; those of the rows to prefetch at ``ahead``.
     """
