@@ -33,7 +33,7 @@ from lakefactor.kernels import Method, System, build_csr, gramian, half_step, in
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
 LIBRARIES = ("lakefactor", "implicit", "numba", "numpy", "scipy")
 REG, ALPHA, CG_STEPS = 0.1, 1.0, 3
-SOLVERS = ("cg", "cholesky")
+SOLVERS = ("cg", "cholesky", "subspace")
 Factors = NDArray[np.float32]
 Run = Callable[[Factors, Factors], None]
 
@@ -70,7 +70,13 @@ def lakefactor_run(entries: Entries, solver: Any, threads: int) -> Run:
         indptr, indices, excess, confidence = rows
         reg = np.full(len(x), REG, np.float32)
         system = System(indptr, indices, excess, confidence, reg, reg)
-        half_step(system, source, gramian(source).astype(np.float32), x, Method(solver, CG_STEPS, threads=threads))
+        half_step(
+            system,
+            source,
+            gramian(source).astype(np.float32),
+            x,
+            Method(solver, CG_STEPS if solver == "cg" else 1, threads=threads),
+        )
 
     by_user, by_item = (
         (indptr, indices, ALPHA * strengths, 1 + ALPHA * strengths)
@@ -95,7 +101,7 @@ def implicit_run(entries: Entries, solver: str, threads: int) -> Run:
     def run(users: Factors, items: Factors) -> None:
         with threadpool_limits(1, "blas"):
             for rows, x, source in ((by_user, users, items), (by_item, items, users)):
-                if solver == "cg":
+                if solver != "cholesky":  # it has no subspace solver: CG is the nearest
                     _als.least_squares_cg(rows, x, source, REG, num_threads=threads, cg_steps=CG_STEPS)
                 else:
                     _als.least_squares(rows, x, source, REG, num_threads=threads)
@@ -146,6 +152,7 @@ def main() -> None:
         "users": 70_000, "items": 10_000, "entries": 9_900_000, "rank": 64, "threads": 2, "repeats": 5, "seed": 0,
     }.items():  # fmt: skip
         parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value:,}")
+    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS[:2], help="default: cg cholesky")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of the raw results")
     args = parser.parse_args()
 
@@ -158,7 +165,7 @@ def main() -> None:
         initial_factors(np.arange(args.items, dtype=np.uint64), args.seed, args.rank, "item"),
     )
     results = {}
-    for solver in SOLVERS:
+    for solver in args.solvers:
         runs = {
             "lakefactor": lakefactor_run(entries, solver, args.threads),
             "implicit": implicit_run(entries, solver, args.threads),
@@ -202,7 +209,7 @@ def table(results: dict[str, Any], args: argparse.Namespace) -> Table:
             f"{result['median_seconds'][name]:.2f} ({min(times):.2f} - {max(times):.2f})"
             for name, times in result["seconds"].items()
         ]
-        name = f"CG-{CG_STEPS}" if solver == "cg" else "exact"
+        name = {"cg": f"CG-{CG_STEPS}", "cholesky": "exact"}.get(solver, solver)
         apart = result["relative_difference_of_item_factors"]
         shown.add_row(name, *cells, f"{result['times_as_fast']:.1f}", f"{apart:.0e}")
     return shown

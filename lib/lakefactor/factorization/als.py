@@ -17,6 +17,8 @@ from lakefactor.factorization.fitting import State, Totals
 from lakefactor.factorization.shard import Shard
 from lakefactor.kernels import Method, gramian, hash_ids, initial_factors
 from lakefactor.kernels.backends import prepare
+from lakefactor.kernels.initial import STANDARD_DEVIATION
+from lakefactor.kernels.system import Solver
 from lakefactor.types import FACTOR_DTYPE, SIDES, Side, other
 
 
@@ -29,12 +31,11 @@ class Als:
     comm : Communicator
     model, train : Model, Train
     totals : Totals
-    device : str
-        Torch's name of the device that the ``torch`` backend computes on; ``cpu`` or this rank's GPU.
 
     Notes
     -----
-    Users are solved first, so only the initial item factors matter; users start from zero. The objective costs no
+    Users are solved first, so only the initial item factors matter to exact solvers; users start from zero
+    (`nmf`: both sides start positive, at the scale of the data). The objective costs no
     extra pass over the entries: the item half-step returns x'Mx - 2x'b of each of its rows, which holds every term
     but the constant and the users' regularization.
     """
@@ -45,20 +46,18 @@ class Als:
         self._shard = shard
         self._comm = comm
         self._equation = Equation(model, totals.mean_strength if model.algorithm == "explicit_als" else 0.0)
+        self._equation.check(totals.min_strength)
         self._systems = {
             side: self._equation.system(side, rows.indptr, rows.indices, rows.strengths, totals.rows(other(side)))
             for side, rows in shard.rows.items()
         }
         self._half_steps = {
-            side: prepare(system, method(train), train.backend, device, train.precision)
+            side: prepare(system, method(model, train), train.backend, device, train.precision)
             for side, system in self._systems.items()
         }
         self._constant = sum_over_ranks(comm, self._equation.constant(shard.rows["user"].strengths))
         self.mean = self._equation.mean
-        self.state: State = {
-            "user": {"factors": np.zeros((len(shard.rows["user"].ids), self._equation.columns), FACTOR_DTYPE)},
-            "item": {"factors": self._initial_items(model.seed)},
-        }
+        self.state: State = {side: {"factors": self._initial(side, totals)} for side in SIDES}
 
     def iterate(self) -> float:
         """Solve users, then items; return the objective.
@@ -107,16 +106,26 @@ class Als:
             + f", or lower model.rank (now {model.rank})"
         )
 
-    def _initial_items(self, seed: int) -> NDArray[np.float32]:
-        items = initial_factors(hash_ids(self._shard.rows["item"].ids), seed, self._equation.columns, "item")
+    def _initial(self, side: Side, totals: Totals) -> NDArray[np.float32]:
+        model, ids = self._equation.model, self._shard.rows[side].ids
+        if side == "user" and not self._equation.nonnegative:
+            return np.zeros((len(ids), self._equation.columns), FACTOR_DTYPE)
+        factors = initial_factors(hash_ids(ids), model.seed, self._equation.columns, side)
+        if self._equation.nonnegative:
+            # |normal| has mean sqrt(2/pi) sd; predictions begin at the mean strength of all pairs, times a mild spread.
+            mean = totals.mean_strength * totals.entries / (totals.users * totals.items)
+            scale = np.sqrt(max(mean, 1e-30) / model.rank) / (STANDARD_DEVIATION / np.sqrt(model.rank))
+            return np.abs(factors) * FACTOR_DTYPE(scale)
         if self._equation.biased:
-            items[:, -1] = 0
-        return items
+            factors[:, -1] = 0
+        return factors
 
 
-def method(train: Train) -> Method:
+def method(model: Model, train: Train) -> Method:
     """Return how the configuration wants a half-step to be solved."""
-    return Method(train.solver, train.cg_steps, threads=train.threads_per_rank)
+    solver: Solver = "nonnegative" if model.algorithm == "nmf" else train.solver
+    steps = train.cg_steps if solver == "cg" else train.sweeps
+    return Method(solver, steps, train.block_size, train.threads_per_rank)
 
 
 def scaled_gramian(comm: Communicator, own: NDArray[np.float32], a0: float) -> NDArray[np.float32]:

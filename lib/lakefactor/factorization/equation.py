@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lakefactor.config import Model
+from lakefactor.errors import ConfigError, InputError
 from lakefactor.kernels import System, effective_reg
 from lakefactor.types import FACTOR_DTYPE, Side
 
@@ -40,6 +41,8 @@ class Equation:
     Hu, Koren, Volinsky, ICDM 2008, eq. 4 (``implicit_als``, c = 1 + alpha*s).
     Rendle, Krichene, Zhang, Koren, RecSys 2022, eq. 4 (``ials``).
     Koren, Bell, Volinsky, IEEE Computer 42(8), 2009, eq. 5 (biases of ``explicit_als``).
+    Lee, Seung, NIPS 2000, eq. 1 (``nmf``; a0 = 1). With a0 < 1 it is sum_observed (s - p)^2 + a0 sum_unobserved p^2,
+    so w = 1 - a0 and t = s.
 
     Examples
     --------
@@ -63,7 +66,28 @@ class Equation:
     @property
     def a0(self) -> float:
         """Weight of every (user, item) pair."""
-        return {"implicit_als": 1.0, "ials": self.model.unobserved_weight, "explicit_als": 0.0}[self.model.algorithm]
+        model = self.model
+        return {"implicit_als": 1.0, "explicit_als": 0.0}.get(model.algorithm, model.unobserved_weight)
+
+    @property
+    def nonnegative(self) -> bool:
+        """Whether factors are >= 0."""
+        return self.model.algorithm == "nmf"
+
+    def check(self, smallest: float) -> None:
+        """Raise ConfigError or InputError where ``nmf`` has no meaning; ``smallest`` is the least strength of all."""
+        if not self.nonnegative:
+            return
+        if self.a0 > 1:
+            raise ConfigError(
+                f"model.unobserved_weight is {self.a0:g}; nmf needs 0 < unobserved_weight <= 1, as the weight of an "
+                "observed pair is 1."
+            )
+        if smallest < 0:
+            raise InputError(
+                f"found a strength of {smallest:g}; nmf needs strengths of 0 or more. Correct the interactions, or "
+                'use model.algorithm = "explicit_als".'
+            )
 
     def system(
         self,
@@ -89,6 +113,8 @@ class Equation:
         """Return w, float32, shape of ``strengths``, >= 0."""
         if self.model.algorithm == "explicit_als":
             return np.ones_like(strengths)
+        if self.nonnegative:
+            return np.full_like(strengths, 1 - self.a0)
         used = np.ones_like(strengths) if self.model.strength == "binary" else strengths
         return FACTOR_DTYPE(self.model.alpha) * used
 
@@ -96,13 +122,15 @@ class Equation:
         """Return t, float32, shape of ``strengths``."""
         if self.model.algorithm == "explicit_als":
             return strengths - FACTOR_DTYPE(self.mean)
+        if self.nonnegative:
+            return strengths
         weights = self.weights(strengths)
         return weights + FACTOR_DTYPE(1) if self.model.algorithm == "implicit_als" else weights
 
     def constant(self, strengths: NDArray[np.float32]) -> float:
         """Return the sum of c_e over entries: what the objective is when every prediction is 0."""
         targets = self.targets(strengths).astype(np.float64)
-        return float(np.square(targets).sum() if self.biased else targets.sum())
+        return float(np.square(targets).sum() if self.biased or self.nonnegative else targets.sum())
 
     def reg(self, side: Side, n_entries: NDArray[np.int64], n_source: int) -> NDArray[np.float32]:
         """Return lambda of each row, float32, for factors of ``side`` solved against ``n_source`` rows."""

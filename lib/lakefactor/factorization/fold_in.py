@@ -16,7 +16,11 @@ from lakefactor.config import Model
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.tfidf import inverse_document_frequency, row_values
 from lakefactor.kernels import Method, gramian, half_step
+from lakefactor.kernels.system import Solver
 from lakefactor.types import FACTOR_DTYPE, Side
+
+FOLD_IN_SWEEPS = 50
+"""Sweeps from zero for non-negative factors, which have no exact solver."""
 
 FoldIn = Callable[[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]], NDArray[np.float32]]
 """From CSR rows of users (indptr, indices, strengths) to their factors, float32, shape (n, columns); picklable."""
@@ -93,7 +97,8 @@ def fold_in(
     """
     x = np.zeros((len(indptr) - 1, source.shape[1]), dtype=FACTOR_DTYPE)
     system = equation.system(side, indptr, indices, strengths, n_source)
-    half_step(system, source, gramian, x, Method("cholesky", threads=threads))
+    solver: Solver = "nonnegative" if equation.nonnegative else "cholesky"
+    half_step(system, source, gramian, x, Method(solver, FOLD_IN_SWEEPS, threads=threads))
     return x
 
 

@@ -6,12 +6,11 @@ are rare; numpy is fast enough for them.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from lakefactor.errors import SolveError
+from lakefactor.kernels.system import System
 
 _BLOCK_ENTRIES = 1 << 14
 _NAMED_ROWS = 10
@@ -19,16 +18,25 @@ Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 
 
-def solve_rows(rows: NDArray[np.intp], arrays: tuple[Any, ...], x: Float32s, values: Float64s, biased: bool) -> None:
+def solve_rows(
+    rows: NDArray[np.intp],
+    system: System,
+    source: Float32s,
+    gramian: Float32s,
+    x: Float32s,
+    values: Float64s,
+    nonnegative: bool,
+) -> None:
     """Set ``x`` and ``values`` of ``rows`` (arguments as in `half_step`), or raise SolveError for the singular ones."""
-    source, gramian, indptr, indices, weights, targets, reg, reg_last = arrays
+    indptr, indices, weights, targets = system.indptr, system.indices, system.weights, system.targets
+    reg, reg_last = system.reg, system.reg_last
     singular = []
     with np.errstate(all="ignore"):  # what is not finite is found in the solution
         for r in rows.tolist():
             row = slice(indptr[r], indptr[r + 1])
-            matrix, rhs, constant = _system(source, gramian, indices[row], weights[row], targets[row], biased)
+            matrix, rhs, constant = _system(source, gramian, indices[row], weights[row], targets[row], system.biased)
             matrix[np.diag_indices_from(matrix)] += np.append(np.full(len(matrix) - 1, reg[r], np.float64), reg_last[r])
-            solution = _solve_positive_definite(matrix, rhs)
+            solution = _solve_positive_definite(matrix, rhs, nonnegative)
             if solution is None:
                 singular.append(r)
                 continue
@@ -69,13 +77,19 @@ def _system(
     return matrix, rhs, constant
 
 
-def _solve_positive_definite(matrix: Float64s, rhs: Float64s) -> Float64s | None:
-    """Return the solution, or None where a pivot is rounding noise or the result does not fit float32."""
+def _solve_positive_definite(matrix: Float64s, rhs: Float64s, nonnegative: bool) -> Float64s | None:
+    """Return the solution (the best one >= 0 if ``nonnegative``), or None where a pivot is rounding noise or the result does not fit float32."""  # noqa: E501
     try:
-        pivots = np.square(np.diag(np.linalg.cholesky(matrix)))
+        lower = np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:
         return None
-    if not np.all(pivots > len(rhs) * np.finfo(np.float64).eps * np.diag(matrix)):
+    if not np.all(np.square(np.diag(lower)) > len(rhs) * np.finfo(np.float64).eps * np.diag(matrix)):
         return None
-    solution = np.linalg.solve(matrix, rhs).astype(np.float64)
+    if nonnegative:
+        from scipy.optimize import nnls
+
+        # |L'x - L^-1 b|^2 is x'Mx - 2x'b and a constant
+        solution = np.asarray(nnls(lower.T, np.linalg.solve(lower, rhs))[0], np.float64)
+    else:
+        solution = np.linalg.solve(matrix, rhs).astype(np.float64)
     return solution if np.all(np.isfinite(solution.astype(np.float32))) else None

@@ -1,12 +1,13 @@
 # mypy: allow-untyped-defs, allow-incomplete-defs
-"""Compiled steps from a row's entries to its normal equations; `_rows` solves them.
+"""Compiled steps from a row's entries to its normal equations, and to their solution.
 
-Names, here and in `_rows`: Y source factors, G = a0 Y'Y, P the row's *panel* (its entries' source rows, each scaled by
-sqrt(w), gathered into contiguous memory), M = G + P'P + diag(reg), b the right-hand side, r = b - Mx.
+Names, here and in the solvers: Y source factors, G = a0 Y'Y (`base`, padded), P the row's *panel* (its entries' source
+rows, gathered into contiguous memory), W its weights, M = G + P'WP + diag(reg), b the right-hand side, r = b - Mx.
+``width`` is the padded rank, ``stride`` the row length of scratch matrices (see `_vector`). The columns of the source
+are padded; where the model is biased its last column is 1, and targets are t - w b (`remove_bias`).
 
-Types are those of `half_step`; scratch arrays are float32 unless said otherwise. numba infers them, so the signatures
-carry none. Inner loops are spelled out where an array expression would allocate or not be vectorized. numba's cache
-looks at the file of the outermost function only: after an edit here, touch `_rows.py` too.
+Scratch arrays are float32 unless said otherwise. numba infers types, so the signatures carry none. numba's cache looks
+at the file of the outermost function only: after an edit here or in `_vector.py`, touch the solvers' files too.
 """
 
 from __future__ import annotations
@@ -14,15 +15,21 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from lakefactor.kernels._lapack import PLAIN, TRANSPOSED, ref, sgemm
+from lakefactor.kernels._vector import (
+    GROUP,
+    LANES,
+    add_gathered_dots,
+    add_outer,
+    axpys,
+    dots,
+    factorize_block,
+    gather_scaled,
+    solve_strip,
+)
 
 TILE_ROWS = 128
-"""Entries per matrix product, and per float32 partial sum. With 64 columns a tile is 32 KiB (L1), and OpenBLAS takes
-its small-matrix kernel (M*N*K <= 10^6), measured 1.6 times as fast per entry as SYRK although it computes both halves
-of a diagonal block. Sums of tiles, not of entries, keep rounding small in long rows."""
-
-TILE_COLUMNS = 64
-"""Column block of a matrix product; blocks above the diagonal are not computed."""
+"""Entries per float32 partial sum; with 64 columns a tile is 32 KiB (L1). Sums of tiles, not of entries, keep rounding
+small in long rows."""
 
 SEGMENT_ROWS = 64 * TILE_ROWS
 """Entries summed in one partial matrix before it joins the total: again for rounding."""
@@ -32,147 +39,196 @@ SUMS = {"contract", "reassoc", "nsz"}
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def gather(source, indices, weights, targets, biased, panel, rhs, part):
-    """Fill ``panel`` with sqrt(w) y and add sum t y to ``rhs``; return the constant that source biases add.
-
-    ``part`` is scratch for the sum of a tile.
-    """
-    n = panel.shape[0]
-    constant = 0.0
-    for start in range(0, n, TILE_ROWS):
-        stop = min(start + TILE_ROWS, n)
-        cols, w, t = indices[start:stop], weights[start:stop], targets[start:stop]
-        part[:] = 0.0
-        if biased:
-            constant += _gather_biased_tile(source, cols, w, t, panel[start:stop], part)
-        else:
-            _gather_tile(source, cols, w, t, panel[start:stop], part)
-        rhs += part
-    return constant
-
-
-@njit(nogil=True, cache=True, fastmath=SUMS, error_model="numpy")
-def _gather_tile(source, indices, weights, targets, panel, rhs):
-    n, k = panel.shape
-    whole = n // 4 * 4
-    for entry in range(0, whole, 4):  # four entries for each pass over rhs: fewer loads and stores
-        y0, y1 = source[indices[entry]], source[indices[entry + 1]]
-        y2, y3 = source[indices[entry + 2]], source[indices[entry + 3]]
-        t0, t1, t2, t3 = targets[entry], targets[entry + 1], targets[entry + 2], targets[entry + 3]
-        for j in range(k):
-            rhs[j] += t0 * y0[j] + t1 * y1[j] + t2 * y2[j] + t3 * y3[j]
-        for other in range(entry, entry + 4):
-            _scale(np.sqrt(weights[other]), source[indices[other]], panel[other])
-    for entry in range(whole, n):
-        y, target = source[indices[entry]], targets[entry]
-        for j in range(k):
-            rhs[j] += target * y[j]
-        _scale(np.sqrt(weights[entry]), y, panel[entry])
+def remove_bias(rows, bias, indptr, indices, weights, targets, shifted, constants):
+    """Set ``shifted`` to t - w b and ``constants`` to sum w b^2 - 2 t b of the rows, b the biases of the source rows."""  # noqa: E501
+    for row in rows:
+        constant = 0.0
+        for e in range(indptr[row], indptr[row + 1]):
+            b, w, t = bias[indices[e]], weights[e], targets[e]
+            shifted[e] = t - w * b
+            constant += np.float64(b) * (np.float64(w) * np.float64(b) - 2.0 * np.float64(t))
+        constants[row] = constant
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _scale(factor, y, out):
-    for j in range(y.shape[0]):
-        out[j] = factor * y[j]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _gather_biased_tile(source, indices, weights, targets, panel, rhs):
-    """Do `_gather_tile` for design rows [y_0 .. y_{k-2}, 1] and targets t - w b_y, b_y the last column of y.
-
-    Returns sum w b_y^2 - 2 t b_y: what the source biases add to the value of the row.
-    """
-    n, k = panel.shape
-    last = k - 1
-    constant = 0.0
-    for entry in range(n):
-        y, weight = source[indices[entry]], weights[entry]
-        scale = np.sqrt(weight)
-        target = targets[entry] - weight * y[last]
-        constant += np.float64(y[last]) * (np.float64(weight) * y[last] - 2.0 * np.float64(targets[entry]))
-        for j in range(last):
-            panel[entry, j] = scale * y[j]
-            rhs[j] += target * y[j]
-        panel[entry, last] = scale
-        rhs[last] += target
-    return constant
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _products(panel, keep, out):
-    """Set ``out`` to keep * out + P'P in the blocks on and above its diagonal (BLAS sees them on and below).
-
-    ``keep`` is 1, or 0 to ignore what ``out`` holds.
-    """
-    k = panel.shape[1]
-    one, kept = ref(np.float32(1.0)), ref(np.float32(keep))
-    stride, count = ref(np.int32(k)), ref(np.int32(panel.shape[0]))
-    for first in range(0, k, TILE_COLUMNS):
-        for second in range(first, k, TILE_COLUMNS):
-            sgemm(
-                ref(PLAIN), ref(TRANSPOSED),
-                ref(np.int32(min(TILE_COLUMNS, k - second))), ref(np.int32(min(TILE_COLUMNS, k - first))), count,
-                one, panel[:, second:].ctypes, stride, panel[:, first:].ctypes, stride,
-                kept, out[first:, second:].ctypes, stride,
-            )  # fmt: skip
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def _add(a, b, out):
-    """Set ``out`` to a + b; loops, as an array expression would allocate."""
-    k = out.shape[0]
-    for i in range(k):
-        for j in range(k):
-            out[i, j] = a[i, j] + b[i, j]
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def assemble(source, gramian, indices, weights, targets, biased, panel, segment, matrix, rhs, part):
-    """Set the upper triangle of ``matrix`` to that of G + P'P, and ``rhs`` to b.
-
-    Returns the constant that source biases add.
-    """
-    rhs[:] = 0.0
-    constant = 0.0
+def last_group(indices, weights, targets, whole, cols, w, t):
+    """Copy the entries from ``whole`` on to arrays of eight, with weights and targets 0 for those that are not there."""  # noqa: E501
     n = indices.shape[0]
+    for i in range(GROUP):
+        there = whole + i < n
+        cols[i] = indices[whole + i if there else n - 1]
+        w[i] = weights[whole + i] if there else np.float32(0.0)
+        t[i] = targets[whole + i] if there else np.float32(0.0)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def any_weight(weights):
+    """Return whether a weight is not 0."""
+    for e in range(weights.shape[0]):  # noqa: SIM110
+        if weights[e] != 0.0:
+            return True
+    return False
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_scores(source, column, indices, p, scores):
+    """Add the products of the entries' source rows, from ``column`` on, with ``p`` to ``scores``."""
+    n, m, width = indices.shape[0], source.shape[1], p.shape[0]
+    whole = n // GROUP * GROUP
+    for e in range(0, whole, GROUP):
+        add_gathered_dots(source, m, column, width, indices, e, p, scores, e)
+    if whole < n:
+        cols, rest = np.empty(GROUP, np.int32), np.zeros(GROUP, np.float32)
+        for i in range(GROUP):
+            cols[i] = indices[min(whole + i, n - 1)]
+        add_gathered_dots(source, m, column, width, cols, 0, p, rest, 0)
+        for e in range(whole, n):
+            scores[e] += rest[e - whole]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def add_products(panel, n, width, out):
+    """Add P'P of the panel's first ``n`` rows to the 16 x 16 blocks of ``out`` on and above its diagonal."""
+    for first in range(0, width, LANES):
+        for second in range(first, width, LANES):
+            add_outer(panel, n, panel.shape[1], first, second, np.float32(1.0), out, out.shape[1])
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def gather(source, column, indices, weights, targets, panel, rhs):
+    """Fill the panel with columns of sqrt(w) y, zeros up to a whole group, and add sum t y to ``rhs``."""
+    n, m, width, stride = indices.shape[0], source.shape[1], rhs.shape[0], panel.shape[1]
+    whole = n // GROUP * GROUP
+    for e in range(0, whole, GROUP):
+        ahead = e + GROUP if e + GROUP < whole else e
+        gather_scaled(source, m, column, width, indices, weights, targets, e, ahead, panel, e, stride, rhs)
+    if whole < n:
+        cols, w, t = np.empty(GROUP, np.int32), np.empty(GROUP, np.float32), np.empty(GROUP, np.float32)
+        last_group(indices, weights, targets, whole, cols, w, t)
+        gather_scaled(source, m, column, width, cols, w, t, 0, 0, panel, whole, stride, rhs)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def assemble(source, column, indices, weights, targets, panel, segment, matrix, rhs, part):
+    """Add P'WP to ``matrix`` (its blocks on and above the diagonal) and the entries' b to ``rhs``.
+
+    Of the source, the columns from ``column`` on are used, as many as ``rhs`` is long. Where all weights are 0 the
+    matrix costs nothing.
+    """
+    n, width = indices.shape[0], rhs.shape[0]
     for first in range(0, n, SEGMENT_ROWS):
-        for start in range(first, min(first + SEGMENT_ROWS, n), TILE_ROWS):
-            stop = min(start + TILE_ROWS, n)
-            tile = panel[: stop - start]
-            constant += gather(
-                source, indices[start:stop], weights[start:stop], targets[start:stop], biased, tile, rhs, part
-            )
-            _products(tile, 1.0 if start > first else 0.0, segment)
-        _add(gramian if first == 0 else matrix, segment, matrix)
-    return constant
+        last = min(first + SEGMENT_ROWS, n)
+        goal = matrix
+        if n > SEGMENT_ROWS:
+            goal = segment
+            segment[:] = 0.0
+        for start in range(first, last, TILE_ROWS):
+            stop = min(start + TILE_ROWS, last)
+            part[:] = 0.0
+            gather(source, column, indices[start:stop], weights[start:stop], targets[start:stop], panel, part)
+            rhs += part
+            if any_weight(weights[start:stop]):
+                add_products(panel, stop - start, width, goal)
+        if n > SEGMENT_ROWS:
+            matrix += segment
 
 
-@njit(nogil=True, cache=True, fastmath=SUMS, error_model="numpy")
-def mirror(matrix):
-    """Copy the upper triangle to the lower one."""
-    for i in range(1, matrix.shape[0]):
-        for j in range(i):
+@njit(nogil=True, cache=True, error_model="numpy")
+def regularize(matrix, regs, diagonal):
+    """Add ``regs`` to the diagonal and keep a copy of that."""
+    for j in range(diagonal.shape[0]):
+        matrix[j, j] += regs[j]
+        diagonal[j] = matrix[j, j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def factorize(matrix, width, diagonal, pivots, inverses):
+    """Overwrite the upper triangle with U, U'U = matrix; return whether float32 is precise enough for it.
+
+    A pivot of about k rounding errors of its diagonal element carries no information, though it may be positive.
+    """
+    stride = matrix.shape[1]
+    for first in range(0, width, LANES):
+        for column in range(first, width, LANES):
+            add_outer(matrix, first, stride, first, column, np.float32(-1.0), matrix, stride)
+        factorize_block(matrix, first, stride, pivots, inverses)
+        for column in range(first + LANES, width, LANES):
+            solve_strip(matrix, first, column, stride, inverses)
+    noise = np.float32(width * 6e-8)
+    precise = True
+    for j in range(width):
+        precise &= pivots[j] > noise * diagonal[j]
+    return precise
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def solve_factorized(factor, width, inverses, x, part):
+    """Overwrite ``x`` = b with the solution of U'U x = b."""
+    stride = factor.shape[1]
+    for first in range(0, width, LANES):
+        for i in range(first, first + LANES):
+            x[i] *= inverses[i]
+            for j in range(i + 1, first + LANES):
+                x[j] -= x[i] * factor[i, j]
+            part[i] = -x[i]
+        if first + LANES < width:
+            for row in range(first, first + LANES, GROUP):
+                axpys(factor, row, first + LANES, stride, part, row, x, width - first - LANES)
+    for first in range(width - LANES, -1, -LANES):
+        if first + LANES < width:
+            for row in range(first, first + LANES, GROUP):
+                dots(factor, row, first + LANES, stride, x, width - first - LANES, part, row)
+                for i in range(row, row + GROUP):
+                    x[i] -= part[i]
+        for i in range(first + LANES - 1, first - 1, -1):
+            for j in range(i + 1, first + LANES):
+                x[i] -= factor[i, j] * x[j]
+            x[i] *= inverses[i]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def multiply(matrix, width, x, out):
+    """Set ``out`` to matrix x; the matrix is symmetric, all its blocks are there."""
+    for row in range(0, width, GROUP):
+        dots(matrix, row, 0, matrix.shape[1], x, width, out, row)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def multiply_upper(matrix, width, x, out):
+    """Set ``out`` to matrix x; the matrix is symmetric, its blocks on and above the diagonal are there."""
+    stride = matrix.shape[1]
+    part = np.empty(GROUP, np.float32)
+    out[:] = 0.0
+    for first in range(0, width, LANES):
+        for row in range(first, first + LANES, GROUP):
+            dots(matrix, row, first, stride, x, width - first, part, 0)
+            for i in range(GROUP):
+                out[row + i] += part[i]
+            if first + LANES < width:
+                axpys(matrix, row, first + LANES, stride, x, row, out, width - first - LANES)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def mirror(matrix, width):
+    """Copy the blocks above the diagonal to those below it."""
+    for i in range(LANES, width):
+        for j in range(i // LANES * LANES):
             matrix[i, j] = matrix[j, i]
 
 
+@njit(nogil=True, cache=True, error_model="numpy")
+def partial_equations(source, width, stride, indices, weights, targets):
+    """Return P'WP (blocks on and above the diagonal) and b of some of a row's entries."""
+    panel, segment = np.empty((TILE_ROWS, stride), np.float32), np.empty((width, stride), np.float32)
+    matrix, rhs, part = np.zeros((width, stride), np.float32), np.zeros(width, np.float32), np.empty(width, np.float32)
+    assemble(source, 0, indices, weights, targets, panel, segment, matrix, rhs, part)
+    return matrix, rhs
+
+
 @njit(nogil=True, cache=True, fastmath=SUMS, error_model="numpy")
-def add_normal_product(panel, p, out):
-    """Add P'(P p) to ``out``."""
-    n, k = panel.shape
-    zero = np.float32(0.0)
-    whole = n // 4 * 4
-    for i in range(0, whole, 4):  # four rows for each pass over out: fewer loads and stores
-        d0, d1, d2, d3 = zero, zero, zero, zero
-        for j in range(k):
-            d0 += panel[i, j] * p[j]
-            d1 += panel[i + 1, j] * p[j]
-            d2 += panel[i + 2, j] * p[j]
-            d3 += panel[i + 3, j] * p[j]
-        for j in range(k):
-            out[j] += d0 * panel[i, j] + d1 * panel[i + 1, j] + d2 * panel[i + 2, j] + d3 * panel[i + 3, j]
-    for i in range(whole, n):
-        d0 = zero
-        for j in range(k):
-            d0 += panel[i, j] * p[j]
-        for j in range(k):
-            out[j] += d0 * panel[i, j]
+def dot(a, b):
+    """Return a'b summed in float64: products of tiny float32 numbers do not vanish, huge ones do not overflow."""
+    total = 0.0
+    for j in range(a.shape[0]):
+        total += np.float64(a[j]) * np.float64(b[j])
+    return total

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from threadpoolctl import ThreadpoolController
 
 from lakefactor.kernels import _float64
+from lakefactor.kernels._layout import layout, pad_columns, pad_matrix, padded_width
 from lakefactor.kernels.system import Method, System, check_factors
 
 Float32s = NDArray[np.float32]
 Float64s = NDArray[np.float64]
 
+_FIELDS = ("indptr", "indices", "weights", "targets", "reg", "reg_last")
 _CHUNKS_PER_THREAD = 32
 """Chunks of about equal work, taken by the threads as they get free."""
 
@@ -77,60 +77,94 @@ def half_step(system: System, source: Float32s, gramian: Float32s, x: Float32s, 
     >>> x.round(6)
     array([[0.333333]], dtype=float32)
     """
-    from lakefactor.kernels import _rows  # numba and SciPy, a second to import: not before they are needed
+    from lakefactor.kernels import _giant, _panel  # numba, a second to import: not before it is needed
 
     check_factors(system, source, gramian, x)
-    # Read-only arrays are another type to numba, which would compile everything once more for them.
-    arrays: tuple[Any, ...] = tuple(
-        array if array.flags.writeable else array.copy()
-        for array in (
-            source, gramian, system.indptr, system.indices, system.weights, system.targets, system.reg, system.reg_last
-        )
+    k, biased = source.shape[1], bool(system.biased)
+    kernel, size, columns, width = _plan(method, k)
+    base, padded = pad_matrix(gramian, columns, width), pad_columns(source, columns, width)
+    own = pad_columns(x, columns, width)[:, : columns[-1] + 1]
+    own = x if own.shape[1] == k else np.ascontiguousarray(own)
+    degrees = np.diff(system.indptr)
+    values, offsets = np.empty(len(x), np.float64), np.zeros(len(x), np.float64)
+    indptr, indices, weights, targets, reg, reg_last = (_writeable(getattr(system, name)) for name in _FIELDS)
+    if biased:
+        bias, shifted = source[:, -1].copy(), np.empty_like(targets)
+        padded = padded.copy() if padded is source else padded
+        padded[:, columns[-1]] = 1.0
+        _for_each(
+            lambda rows: _panel.remove_bias(rows, bias, indptr, indices, weights, targets, shifted, offsets),
+            list(_chunks(np.arange(len(x)), degrees, k, method.threads)), method.threads,
+        )  # fmt: skip
+        targets = shifted
+    start, padded, steps = np.zeros(width, np.float32), _writeable(padded), int(method.steps)
+    giants = np.flatnonzero(degrees > _giant.GIANT_ENTRIES)
+    for r in giants.tolist():
+        entries = tuple(array[indptr[r] : indptr[r + 1]] for array in (indices, weights, targets))
+        if method.solver == "cg":
+            regs, one = np.zeros(width, np.float32), np.zeros(width, np.float32)
+            regs[:k], regs[k - 1], one[:k] = reg[r], reg_last[r], own[r]
+            values[r] = _giant.conjugate_gradients(padded, base, regs, entries, one, steps, method.threads)
+            own[r] = one[:k]
+            continue
+        matrix, rhs = _giant.equations(padded, base, entries, method.threads)
+        none = tuple(array[:0] for array in entries)
+        kernel(
+            np.zeros(1, np.int64), padded, matrix, rhs, True, np.zeros(2, np.int64), *none,
+            reg[r : r + 1], reg_last[r : r + 1], steps, size, own[r : r + 1], values[r : r + 1],
+        )  # fmt: skip
+    equations = (indptr, indices, weights, targets, reg, reg_last)
+    others = np.flatnonzero(degrees <= _giant.GIANT_ENTRIES)
+    _for_each(
+        lambda rows: kernel(rows, padded, base, start, False, *equations, steps, size, own, values),
+        list(_chunks(others, degrees[others], k, method.threads)), method.threads,
     )  # fmt: skip
-    values = np.empty(len(x), np.float64)
-    biased = bool(system.biased)
-    if method.solver == "cholesky":
-        kernel: Callable[..., None] = _rows.solve_cholesky
-        tail: tuple[Any, ...] = (biased, x, values)
-    elif method.solver == "cg":
-        panel_rows = max(_rows.TILE_ROWS, _rows.PANEL_BYTES // (4 * source.shape[1]))
-        kernel, tail = _rows.solve_cg, (biased, int(method.steps), panel_rows, x, values)
-    else:
-        raise NotImplementedError(method.solver)
-    _solve_in_chunks(kernel, arrays, tail, method.threads)
+    values += offsets
+    if own is not x:
+        x[:] = own[:, columns]
     failed = np.flatnonzero(~np.isfinite(values))
     if len(failed):
-        _float64.solve_rows(failed, arrays, x, values, biased)
+        _float64.solve_rows(failed, system, source, gramian, x, values, method.solver == "nonnegative")
     return values
 
 
-def _solve_in_chunks(kernel: Callable[..., None], arrays: tuple[Any, ...], tail: tuple[Any, ...], threads: int) -> None:
-    """Run the kernel over chunks of rows, BLAS on one thread: the rows are the parallelism."""
-    source, indptr = arrays[0], arrays[2]
-    chunks = list(_chunks(np.diff(indptr), source.shape[1], threads))
-    with _blas().limit(limits=1, user_api="blas"):
-        if threads == 1 or len(chunks) == 1:
-            for rows in chunks:
-                kernel(rows, *arrays, *tail)
-            return
-        # Plain threads, as the kernels hold no GIL: no OpenMP or other pool that would not survive a fork.
-        with ThreadPoolExecutor(threads) as pool:
-            for _ in pool.map(lambda rows: kernel(rows, *arrays, *tail), chunks):
-                pass
+def _plan(method: Method, k: int) -> tuple[Callable[..., None], int, NDArray[np.int64], int]:
+    """Return a method's kernel, the kernel's ``size``, the padded position of each column, and the padded width."""
+    from lakefactor.kernels import _nonnegative, _rows, _subspace
+
+    plain, width = layout(k, padded_width(k)), padded_width(k)
+    if method.solver == "nonnegative":
+        return _nonnegative.solve_nonnegative, 0, plain, width
+    if method.solver == "cg":
+        return _rows.solve_cg, max(_rows.TILE_ROWS, _rows.PANEL_BYTES // (4 * width) // 8 * 8), plain, width
+    if method.solver == "cholesky" or method.block_size >= k:
+        return _rows.solve_cholesky, 0, plain, width
+    size = padded_width(method.block_size)
+    return _subspace.solve_subspace, size, layout(k, method.block_size), size * -(-k // method.block_size)
 
 
-def _chunks(degrees: NDArray[np.int64], k: int, threads: int) -> Iterator[NDArray[np.int64]]:
-    """Yield row numbers, longest rows first, in chunks of about equal work."""
-    if len(degrees) == 0:
+def _writeable(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array or a copy: read-only ones are another type to numba, which would compile once more for them."""
+    return array if array.flags.writeable else array.copy()
+
+
+def _for_each(work: Callable[[Any], Any], tasks: list[Any], threads: int) -> None:
+    """Do the work on plain threads; the kernels hold no GIL, and no OpenMP or other pool would survive a fork."""
+    if threads == 1 or len(tasks) <= 1:
+        for task in tasks:
+            work(task)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(work, tasks):
+            pass
+
+
+def _chunks(rows: NDArray[np.int64], degrees: NDArray[np.int64], k: int, threads: int) -> Iterator[NDArray[np.int64]]:
+    """Yield the row numbers, longest rows first, in chunks of about equal work."""
+    if len(rows) == 0:
         return
     order = np.argsort(-degrees, kind="stable")
     work = np.cumsum(degrees[order] + k)
     count = 1 if threads == 1 else min(len(order), threads * _CHUNKS_PER_THREAD)
     bounds = np.searchsorted(work, work[-1] / count * np.arange(1, count))
-    yield from (rows for rows in np.split(order, bounds) if len(rows))
-
-
-@lru_cache(maxsize=1)
-def _blas() -> ThreadpoolController:
-    """Return the controller of the loaded BLAS libraries; looking for them takes milliseconds, so do it once."""
-    return ThreadpoolController()
+    yield from (part for part in np.split(rows[order], bounds) if len(part))

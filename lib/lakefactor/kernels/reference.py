@@ -139,6 +139,16 @@ def conjugate_gradients(matrix: Float64s, rhs: Float64s, x: Float64s, steps: int
     return x
 
 
+def block_descent(matrix: Float64s, rhs: Float64s, x: Floats, sweeps: int, size: int) -> Float64s:
+    """Return ``x`` after sweeps over blocks of ``size`` coordinates, each solved exactly (iALS++, arXiv 2110.14044)."""
+    result: Float64s = np.array(x, np.float64)
+    for _ in range(sweeps):
+        for first in range(0, len(result), size):
+            block = slice(first, first + size)
+            result[block] += np.linalg.solve(matrix[block, block], rhs[block] - matrix[block] @ result)
+    return result
+
+
 def predict(x: Floats, y: Floats, biased: bool = False) -> float:
     """Return p of one pair: x'y, or with ``biased`` x_0 y_0 + .. + b_x + b_y.
 

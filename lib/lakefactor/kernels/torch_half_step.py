@@ -89,7 +89,7 @@ class TorchHalfStep:
             result = values.cpu().numpy()
         failed = np.flatnonzero(~np.isfinite(result))
         if len(failed):
-            self._solve_in_float64(failed, source, gramian, x, result)
+            _float64.solve_rows(failed, system, source, gramian, x, result, self._method.solver == "nonnegative")
         return result
 
     def _source(self, source: NDArray[np.float32], gramian: NDArray[np.float32]) -> Source:
@@ -116,14 +116,6 @@ class TorchHalfStep:
         solution, value = SOLVE[self._method.solver](exact, exact.lowered(self._precision), before, self._method)
         own[rows] = torch.where(value.isfinite()[:, None], solution, before)  # float64 may start from there
         values[rows] = value
-
-    def _solve_in_float64(self, failed: NDArray[np.intp], source: Any, gramian: Any, x: Any, values: Any) -> None:
-        s = self._system
-        arrays = (source, gramian, s.indptr, s.indices, s.weights, s.targets, s.reg, s.reg_last)
-        if self._method.solver == "nonnegative":
-            failed = _float64_nonnegative(failed, arrays, x, values, s.biased, self._method.steps)
-        if len(failed):
-            _float64.solve_rows(failed, arrays, x, values, s.biased)
 
     def _tensor(self, array: NDArray[Any]) -> Tensor:
         """Return an array on the device; not a copy on the CPU, so it is read only by convention."""
@@ -178,27 +170,3 @@ def cpu_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _float64_nonnegative(
-    rows: NDArray[np.intp], arrays: tuple[Any, ...], x: Any, values: Any, biased: bool, sweeps: int
-) -> NDArray[np.intp]:
-    """Take the sweeps of ``nonnegative`` in float64; return the rows that have no finite solution there either."""
-    source, gramian, indptr, indices, weights, targets, reg, reg_last = arrays
-    failed = []
-    with np.errstate(all="ignore"):
-        for r in rows.tolist():
-            row = slice(indptr[r], indptr[r + 1])
-            matrix, rhs, constant = _float64._system(source, gramian, indices[row], weights[row], targets[row], biased)
-            matrix[np.diag_indices_from(matrix)] += np.append(np.full(len(matrix) - 1, reg[r], np.float64), reg_last[r])
-            solution = x[r].astype(np.float64)
-            diagonal = np.diag(matrix)
-            for j in [*range(len(rhs))] * sweeps:
-                gradient = rhs[j] - matrix[j] @ solution
-                solution[j] = max(0.0, solution[j] + (gradient / diagonal[j] if diagonal[j] > 0 else 0.0))
-            value = solution @ matrix @ solution - 2 * solution @ rhs + constant
-            if np.isfinite(value) and np.all(np.isfinite(solution.astype(np.float32))) and np.all(diagonal >= 0):
-                x[r], values[r] = solution, value
-            else:
-                failed.append(r)
-    return np.array(failed, np.intp)

@@ -9,7 +9,7 @@ from scipy import sparse
 
 from lakefactor.comm.local import Local
 from lakefactor.config import Model, Train
-from lakefactor.errors import SolveError
+from lakefactor.errors import ConfigError, InputError, SolveError
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.fitting import fit
 from lakefactor.factorization.fold_in import fold_in
@@ -219,3 +219,25 @@ def test_the_torch_backend_reaches_the_oracles_objective(algorithm, precision):
     history, _ = fit_on(2, MODELS[algorithm], train)
     expected = oracle_objectives(MODELS[algorithm], 3)
     np.testing.assert_allclose([iteration.objective for iteration in history], expected, rtol=1e-5)
+
+
+def test_nmf_reaches_the_objective_of_scikit_learn():
+    decomposition = pytest.importorskip("sklearn.decomposition")
+    users, items, strengths = (TABLE[name].to_pylist() for name in ("user_id", "item_id", "strength"))
+    matrix = np.zeros((60, 40))
+    matrix[[sorted(set(users)).index(u) for u in users], [sorted(set(items)).index(i) for i in items]] = strengths
+    peer = decomposition.NMF(7, init="nndsvda", solver="cd", max_iter=1000, tol=1e-6, random_state=0)
+    peer.fit(matrix)
+    model = Model(algorithm="nmf", rank=7, unobserved_weight=1.0, user_reg=0, item_reg=0)
+    history, rows = fit_on(2, model, Train(iterations=150, sweeps=3))
+    assert history[-1].objective <= 1.01 * peer.reconstruction_err_**2
+    for side in ("user", "item"):
+        assert min(factors.min() for factors, _ in rows[side].values()) >= 0
+
+
+def test_nmf_refuses_what_it_cannot_mean():
+    with pytest.raises(ConfigError, match=r"unobserved_weight is 1\.5"):
+        fit_on(1, Model(algorithm="nmf", rank=2, unobserved_weight=1.5), Train(iterations=1))
+    table = pa.table({"user_id": ["ann"], "item_id": ["x"], "strength": [-1.0]})
+    with pytest.raises(InputError, match="strength of -1"):
+        fit_on(1, Model(algorithm="nmf", rank=2, unobserved_weight=1.0), Train(iterations=1), table)
