@@ -78,7 +78,12 @@ def _system(
 
 
 def _solve_positive_definite(matrix: Float64s, rhs: Float64s, nonnegative: bool) -> Float64s | None:
-    """Return the solution (the best one >= 0 if ``nonnegative``), or None where a pivot is rounding noise or the result does not fit float32."""  # noqa: E501
+    """Return the solution, the best one >= 0 if ``nonnegative``.
+
+    None where the system is not finite, a pivot is rounding noise, or the result does not fit float32.
+    """
+    if not (np.isfinite(matrix).all() and np.isfinite(rhs).all()):
+        return None
     try:
         lower = np.linalg.cholesky(matrix)
     except np.linalg.LinAlgError:

@@ -26,9 +26,6 @@ from lakefactor.testing.problems import MODELS, Problem, make_problem
 RANKS = (1, 7, 16, 33, 64, 65, 128)
 DEGREES = (0, 1, 4, 5, 8, 9, 127, 131, 0)
 
-SOLVERS_OF: dict[Backend, tuple[Solver, ...]] = {"numba": ("cholesky", "cg"), "torch": SOLVERS}
-"""The solvers that a backend has; add a name here when it gets one more."""
-
 NO_SHARPER_THAN = 1e-5
 """Error of a row, relative to its length, that is always allowed: the promise of the same numbers anywhere."""
 
@@ -88,7 +85,7 @@ def combinations(backend: Backend, device: str) -> list[Combination]:
     """Return all solvers and precisions of a backend on a device."""
     precisions: tuple[Precision, ...] = PRECISIONS if backend == "torch" else ("float32",)
     return [
-        Combination(backend, solver, device, precision) for solver in SOLVERS_OF[backend] for precision in precisions
+        Combination(backend, solver, device, precision) for solver in SOLVERS for precision in precisions
     ]
 
 
