@@ -43,8 +43,8 @@ def sum_bytes(size: int, k: int) -> float:
 def flops(entries: float, rows: float, k: int, steps: int = 0) -> float:
     """Return the operations of one half-step: exact, or ``steps`` of conjugate gradients.
 
-    >>> flops(entries=1e9, rows=1e7, k=64)
-    4969813333333.333
+    >>> f"{flops(entries=1e9, rows=1e7, k=64):.3g}"  # 4096e9 + 1e7 * (64^3 / 3 + 64^2)
+    '5.01e+12'
     """
     if steps:
         return (steps + 1) * (4 * k * entries + 2 * k * k * rows)
@@ -85,16 +85,16 @@ def fit_bytes(
     Notes
     -----
     Weights and targets of both sides (16 bytes an entry), 4 more for each side's new column numbers; factors; 24 bytes
-    a row of pointers and regularization; then the larger of what is only needed at times: the constant of the
-    objective at the start (float64 targets and their squares), or a half-step's panel and send buffers with the
-    kernel's work arrays.
+    a row of pointers and regularization; and what is only needed at times: the constant of the objective before there
+    are factors (float64 targets and their squares), a half-step's panel and send buffers with the kernel's work arrays,
+    or the Gramian's block.
     """
     numbers = entries * (16 + 8 * staged)
     rows = sum(own) * (4 * k + 24)
     work = threads * (KERNEL_BYTES + 12 * k * k)
-    half_step = max(4 * k * (p + g) for p, g in zip(panel, gathered, strict=True)) + max(work, 0)
+    half_step = max(4 * k * (p + g) for p, g in zip(panel, gathered, strict=True)) + work
     sums = max(min(8 * k * n, BLOCK_BYTES) for n in own)
-    return numbers + rows + max(20 * entries, half_step, sums)
+    return numbers + max(20 * entries, rows + half_step, rows + sums)
 
 
 def shard_bytes(entries: float, own: tuple[float, float], id_bytes: float) -> float:
