@@ -6,24 +6,46 @@ A communicator moves numpy arrays and knows nothing of factors, Spark or files. 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+Message = tuple[int, NDArray]
+"""A peer's number, and the array that goes to it or comes from it."""
+
+
+class Transfer(Protocol):
+    """Messages on their way; made by `Communicator.start`."""
+
+    def wait(self) -> None:
+        """Return when all of them have arrived and been taken: only now may any of the arrays be used again.
+
+        Raises
+        ------
+        RankFailedError
+            A peer was lost, or was silent for longer than the timeout.
+        """
+        ...
+
 
 class Communicator(Protocol):
-    """Collective operations; every rank calls the same ones in the same order."""
+    """Operations between ranks; every rank calls the same collective ones in the same order, from one thread.
 
-    @property
-    def proc_rank(self) -> int:
-        """Number of this process, 0 <= proc_rank < size."""
-        ...
+    Attributes
+    ----------
+    proc_rank : int
+        Number of this process, 0 <= proc_rank < size.
+    size : int
+        Number W of processes.
+    bytes_sent : int
+        Bytes that this rank handed over for other ranks so far, headers not counted.
+    """
 
-    @property
-    def size(self) -> int:
-        """Number W of processes."""
-        ...
+    proc_rank: int
+    size: int
+    bytes_sent: int
 
     def all_reduce_sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum an array over all ranks; every rank gets the same bits.
@@ -31,6 +53,18 @@ class Communicator(Protocol):
         Parameters
         ----------
         values : float64 ndarray, any shape, the same on every rank
+        """
+        ...
+
+    def start(self, sends: Sequence[Message], receives: Sequence[Message]) -> Transfer:
+        """Begin to move arrays between ranks, and return at once: they travel while this rank computes.
+
+        Parameters
+        ----------
+        sends, receives : sequence of (peer, ndarray)
+            Arrays to read, and arrays to fill, C order. The n-th array sent to a peer fills the n-th that the peer
+            receives from here, which has as many bytes; arrays without bytes are passed over on both sides. No peer
+            is this rank.
         """
         ...
 
@@ -49,7 +83,14 @@ class Communicator(Protocol):
         ndarray, shape (sum(recv_counts), ...)
             Rows of rank 0 first. Not a view of ``rows``.
         """
-        ...
+        received = np.empty((int(recv_counts.sum()), *rows.shape[1:]), dtype=rows.dtype)
+        sending = np.split(np.ascontiguousarray(rows), np.cumsum(send_counts)[:-1])
+        receiving = np.split(received, np.cumsum(recv_counts)[:-1])
+        peers = [peer for peer in range(self.size) if peer != self.proc_rank]
+        transfer = self.start([(peer, sending[peer]) for peer in peers], [(peer, receiving[peer]) for peer in peers])
+        receiving[self.proc_rank][...] = sending[self.proc_rank]
+        transfer.wait()
+        return received
 
 
 def all_gather(comm: Communicator, row: NDArray) -> NDArray:

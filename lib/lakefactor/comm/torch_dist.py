@@ -2,81 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from lakefactor.comm import Communicator
+from lakefactor.comm import Communicator, Message, Transfer
 from lakefactor.comm.local import Local
 from lakefactor.errors import RankFailedError
 
 MESSAGE_BYTES = 256 << 20
-"""Largest message to one peer: bounds gloo's buffers, whatever the length of an exchange."""
+"""Longer messages travel in pieces of this size, whatever a transport's own limit is."""
 
 
-class TorchDist:
-    """Collectives of the default process group; made by :func:`connect`."""
+class TorchDist(Communicator):
+    """Operations of the default process group; made by :func:`connect`."""
 
     def __init__(self, proc_rank: int, size: int) -> None:
         self.proc_rank = proc_rank
         self.size = size
+        self.bytes_sent = 0
 
     def all_reduce_sum(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """Sum by a ring; the order of additions is fixed by the rank numbers."""
         total = torch.from_numpy(np.array(values, dtype=np.float64))
-        with _peers(self):
+        with peers(self, f"the sum of {total.nbytes} bytes"):
             dist.all_reduce(total)
+        self.bytes_sent += 2 * total.nbytes * (self.size - 1) // self.size
         return total.numpy()
 
-    def exchange(self, rows: NDArray, send_counts: NDArray[np.int64], recv_counts: NDArray[np.int64]) -> NDArray:
-        """Exchange in rounds of at most ``MESSAGE_BYTES`` per pair of ranks."""
-        row_bytes = max(1, rows.dtype.itemsize * int(np.prod(rows.shape[1:], dtype=np.int64)))
-        round_rows = max(1, MESSAGE_BYTES // row_bytes)
-        longest = np.array([max(send_counts.max(), recv_counts.max())], dtype=np.int64)
-        with _peers(self):
-            dist.all_reduce(torch.from_numpy(longest), op=dist.ReduceOp.MAX)
-        received = np.empty((int(recv_counts.sum()), *rows.shape[1:]), dtype=rows.dtype)
-        if longest[0] <= round_rows:
-            self._round(rows, send_counts, received, recv_counts)
-            return received
-        send_starts = np.cumsum(send_counts) - send_counts
-        recv_starts = np.cumsum(recv_counts) - recv_counts
-        for start in range(0, int(longest[0]), round_rows):
-            sending = np.clip(send_counts - start, 0, round_rows)
-            receiving = np.clip(recv_counts - start, 0, round_rows)
-            outgoing = np.concatenate(
-                [rows[s + start : s + start + n] for s, n in zip(send_starts, sending, strict=True)]
-            )
-            incoming = np.empty((int(receiving.sum()), *rows.shape[1:]), dtype=rows.dtype)
-            self._round(outgoing, sending, incoming, receiving)
-            pieces = np.split(incoming, np.cumsum(receiving)[:-1])
-            for piece, s in zip(pieces, recv_starts, strict=True):
-                received[s + start : s + start + len(piece)] = piece
-        return received
+    def start(self, sends: Sequence[Message], receives: Sequence[Message]) -> Transfer:
+        """Post all messages; gloo's own thread moves them, from and into the arrays themselves."""
+        works = []
+        with peers(self, "the start of an exchange"):
+            # Receives first: gloo holds a message back until its receiver has said where it goes.
+            for peer, array in receives:
+                works += [dist.irecv(piece, peer) for piece in _pieces(array)]
+            for peer, array in sends:
+                works += [dist.isend(piece, peer) for piece in _pieces(array)]
+        sent = sum(array.nbytes for _, array in sends)
+        self.bytes_sent += sent
+        return _Posted(self, works, f"an exchange of {sent} bytes out, {sum(a.nbytes for _, a in receives)} in")
 
-    def _round(self, rows: NDArray, sending: NDArray, received: NDArray, receiving: NDArray) -> None:
-        with _peers(self):
-            dist.all_to_all_single(
-                torch.from_numpy(received),
-                torch.from_numpy(np.ascontiguousarray(rows)),
-                output_split_sizes=receiving.tolist(),
-                input_split_sizes=sending.tolist(),
-            )
+
+class _Posted:
+    """Messages that gloo moves; holds on to the works, which hold on to the arrays."""
+
+    def __init__(self, comm: TorchDist, works: list[Any], name: str) -> None:
+        self._comm = comm
+        self._works = works
+        self._name = name
+
+    def wait(self) -> None:
+        with peers(self._comm, self._name):
+            for work in self._works:
+                work.wait()
+        self._works = []
+
+
+def _pieces(array: NDArray) -> Iterator[torch.Tensor]:
+    """Yield an array's bytes, at most ``MESSAGE_BYTES`` at a time, as tensors on its memory."""
+    data = array.reshape(-1).view(np.uint8)
+    for start in range(0, len(data), MESSAGE_BYTES):
+        yield torch.from_numpy(data[start : start + MESSAGE_BYTES])
 
 
 @contextmanager
-def _peers(comm: Communicator) -> Iterator[None]:
-    """Turn a lost or silent peer into a typed, retryable error."""
+def peers(comm: Communicator, operation: str) -> Iterator[None]:
+    """Turn a lost or silent peer into a typed, retryable error that says which operation failed."""
     try:
         yield
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-        raise RankFailedError(f"rank {comm.proc_rank} of {comm.size} lost a peer: {reason}") from error
+        raise RankFailedError(f"rank {comm.proc_rank} of {comm.size} lost a peer in {operation}: {reason}") from error
 
 
 @contextmanager
@@ -115,7 +118,7 @@ def connect(
     if proc_rank == 0:
         store = dist.TCPStore(host, 0, size, is_master=True, timeout=timeout, wait_for_workers=False)
     port = int(share(str(store.port) if store else "")[0])
-    with _peers(comm):
+    with peers(comm, "joining"):
         if store is None:
             store = dist.TCPStore(host, port, size, is_master=False, timeout=timeout)
         dist.init_process_group("gloo", store=store, rank=proc_rank, world_size=size, timeout=timeout)

@@ -1,10 +1,13 @@
 """Alternating least squares on one rank's shard.
 
-A half-step fetches the source rows that this rank's entries need, sums the Gramian over the ranks, and solves the
-rank's own rows; an iteration is a half-step for users and one for items.
+A half-step fetches the source rows that this rank's entries need (in stages, where they exceed the memory budget), sums
+the Gramian over the ranks meanwhile, and solves the rank's own rows; an iteration is a half-step for users and one for
+items.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +16,26 @@ from lakefactor.comm import Communicator, sum_over_ranks
 from lakefactor.config import Model, Train
 from lakefactor.errors import SolveError
 from lakefactor.factorization.equation import Equation
+from lakefactor.factorization.exchange import Schedule, make_schedule
 from lakefactor.factorization.fitting import State, Totals
 from lakefactor.factorization.shard import Shard
-from lakefactor.kernels import Method, gramian, hash_ids, initial_factors
-from lakefactor.kernels.backends import prepare
+from lakefactor.factorization.split import Split, find_split, limit, solve_split
+from lakefactor.kernels import Method, System, gramian, hash_ids, initial_factors
+from lakefactor.kernels.backends import HalfStep, prepare
 from lakefactor.kernels.initial import STANDARD_DEVIATION
 from lakefactor.kernels.system import Solver
+from lakefactor.log import say
 from lakefactor.types import FACTOR_DTYPE, SIDES, Side, other
+
+
+@dataclass(frozen=True)
+class _Half:
+    """One side's half-step: its fetches, the equations of each stage, and the rows that are split over the ranks."""
+
+    schedule: Schedule
+    stages: list[HalfStep]
+    split: Split
+    local: System
 
 
 class Als:
@@ -31,13 +47,15 @@ class Als:
     comm : Communicator
     model, train : Model, Train
     totals : Totals
+    device : str
+        Torch's name of this rank's device: ``cpu``, or ``cuda:<n>``.
 
     Notes
     -----
     Users are solved first, so only the initial item factors matter to exact solvers; users start from zero
-    (`nmf`: both sides start positive, at the scale of the data). The objective costs no
-    extra pass over the entries: the item half-step returns x'Mx - 2x'b of each of its rows, which holds every term
-    but the constant and the users' regularization.
+    (`nmf`: both sides start positive, at the scale of the data). The objective costs no extra pass over the entries:
+    the item half-step returns x'Mx - 2x'b of each of its rows, which holds every term but the constant and the users'
+    regularization.
     """
 
     def __init__(
@@ -47,14 +65,15 @@ class Als:
         self._comm = comm
         self._equation = Equation(model, totals.mean_strength if model.algorithm == "explicit_als" else 0.0)
         self._equation.check(totals.min_strength)
+        self._method = method(model, train)
+        self._wire = train.exchange_dtype
         self._systems = {
             side: self._equation.system(side, rows.indptr, rows.indices, rows.strengths, totals.rows(other(side)))
             for side, rows in shard.rows.items()
         }
-        self._half_steps = {
-            side: prepare(system, method(model, train), train.backend, device, train.precision)
-            for side, system in self._systems.items()
-        }
+        budget_rows = rows_of_budget(train.memory_budget_mb, self._equation.columns)
+        most = limit(totals.entries, comm.size, self._equation.columns, budget_rows)
+        self._halves = {side: self._half(side, most, budget_rows, train, device) for side in SIDES}
         self._constant = sum_over_ranks(comm, self._equation.constant(shard.rows["user"].strengths))
         self.mean = self._equation.mean
         self.state: State = {side: {"factors": self._initial(side, totals)} for side in SIDES}
@@ -81,17 +100,44 @@ class Als:
         factors = self.state[side]["factors"]
         return factors[:, -1] if self._equation.biased else np.zeros(len(factors), FACTOR_DTYPE)
 
+    def _half(self, side: Side, most: int, budget_rows: int, train: Train, device: str) -> _Half:
+        """Lay out one side's half-step; rows with more than ``most`` entries are split over the ranks."""
+        rows, source = self._shard.rows[side], self._shard.rows[other(side)]
+        split = find_split(self._comm, self._shard, side, most)
+        schedule = make_schedule(
+            self._comm,
+            self._shard.plans[other(side)],
+            rows.indptr,
+            rows.indices,
+            len(source.ids),
+            budget_rows,
+            split.count,
+        )
+        if self._comm.proc_rank == 0 and (split.rows or schedule.stages > 1):
+            say(f"{side} half-step: {schedule.stages} stages; {split.rows} rows are split over the ranks")
+        stages = [
+            prepare(part(self._systems[side], schedule, stage), self._method, train.backend, device, train.precision)
+            for stage in range(schedule.stages)
+        ]
+        local = self._equation.system(side, split.indptr, split.indices, split.strengths, len(source.ids))
+        return _Half(schedule, stages, split, local)
+
     def _solve(self, side: Side) -> NDArray[np.float64]:
         """Run one half-step; return each row's part of the objective."""
-        own = self.state[other(side)]["factors"]
-        source = self._shard.plans[other(side)].fetch(self._comm, own)
+        own, x, half = self.state[other(side)]["factors"], self.state[side]["factors"], self._halves[side]
+        panels = half.schedule.start(self._comm, own, self._wire)
+        # The first rows are on their way while this rank makes its sums.
         gram = scaled_gramian(self._comm, own, self._equation.a0)
-        values = np.empty(0)
-        failed = 0
-        try:
-            values = self._half_steps[side](source, gram, self.state[side]["factors"])
-        except SolveError as error:
-            failed = len(error.rows)
+        values = np.zeros(len(x))
+        values[: half.split.count], failed = solve_split(
+            self._comm, half.split, half.local, own, gram, self._systems[side], x, self._method
+        )
+        for stage, panel in enumerate(panels):
+            some = slice(*half.schedule.bounds[stage : stage + 2])
+            try:
+                values[some] = half.stages[stage](panel, gram, x[some])
+            except SolveError as error:
+                failed += len(error.rows)
         # Every rank raises the same error, so that none is left waiting for a peer that has given up.
         if failed_anywhere := int(sum_over_ranks(self._comm, failed)):
             raise SolveError([], self._advice(side, failed_anywhere))
@@ -126,6 +172,33 @@ def method(model: Model, train: Train) -> Method:
     solver: Solver = "nonnegative" if model.algorithm == "nmf" else train.solver
     steps = train.cg_steps if solver == "cg" else train.sweeps
     return Method(solver, steps, train.block_size, train.threads_per_rank)
+
+
+def rows_of_budget(megabytes: int, columns: int) -> int:
+    """Return how many float32 rows of ``columns`` fit a budget, at least 2; 0 for no budget.
+
+    >>> rows_of_budget(1, 64)
+    4096
+    """
+    return max(2, (megabytes << 20) // (4 * columns)) if megabytes else 0
+
+
+def part(system: System, schedule: Schedule, stage: int) -> System:
+    """Return the equations of one stage, with the panel rows of its entries; views where they can be."""
+    first, stop = (int(bound) for bound in schedule.bounds[stage : stage + 2])
+    if schedule.indices is system.indices and (first, stop) == (0, system.rows):
+        return system
+    begin, end = system.indptr[first], system.indptr[stop]
+    offset = system.indptr[schedule.bounds[0]]
+    return replace(
+        system,
+        indptr=system.indptr[first : stop + 1] - begin,
+        indices=schedule.indices[begin - offset : end - offset],
+        weights=system.weights[begin:end],
+        targets=system.targets[begin:end],
+        reg=system.reg[first:stop],
+        reg_last=system.reg_last[first:stop],
+    )
 
 
 def scaled_gramian(comm: Communicator, own: NDArray[np.float32], a0: float) -> NDArray[np.float32]:

@@ -20,16 +20,19 @@ depends on the data and on W, and never on the order in which the entries came i
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from lakefactor.comm import Communicator, all_gather, exchange_parts
+from lakefactor.comm import Communicator, all_gather, sum_over_ranks
 from lakefactor.errors import InputError
+from lakefactor.factorization.coding import encode, invert, order_ids, reorder, send_ids, unify
+from lakefactor.factorization.entries import count_peers, merge_runs, number_in_place, turn
+from lakefactor.factorization.plan import Plan, common_rows, make_plan
 from lakefactor.kernels import build_csr, hash_ids
+from lakefactor.kernels.csr import Csr
 from lakefactor.types import INDEX_DTYPE, Side
 
 NOTHING_TO_TRAIN_ON = "there are no interactions to train on; ingest events first (lakefactor ingest FILE)"
@@ -58,26 +61,6 @@ class Rows:
     def n_entries(self) -> NDArray[np.int64]:
         """Entries of each row, int64, shape (n,)."""
         return np.diff(self.indptr)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which of a rank's own rows to send to whom, so that every rank gets exactly the rows its entries need.
-
-    Attributes
-    ----------
-    send_rows : int32 ndarray
-        Own row numbers, those for rank 0 first.
-    send_counts, recv_counts : int64 ndarray, shape (W,)
-    """
-
-    send_rows: NDArray[np.int32]
-    send_counts: NDArray[np.int64]
-    recv_counts: NDArray[np.int64]
-
-    def fetch(self, comm: Communicator, own: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return the source panel, float32, shape (sum(recv_counts), k), from every rank's ``own`` factor rows."""
-        return comm.exchange(own[self.send_rows], self.send_counts, self.recv_counts)
 
 
 @dataclass(frozen=True)
@@ -110,143 +93,112 @@ def build_shard(comm: Communicator, batches: Iterable[pa.RecordBatch]) -> Shard:
     InputError
         A pair occurs twice, or no rank has an entry.
     """
-    user_ids, users, item_ids, items, strengths = _encode(batches)
-    total = comm.all_reduce_sum(np.array([len(strengths)], dtype=np.float64))[0]
-    if total == 0:
+    (user_ids, users), (item_ids, columns), strengths = encode(batches)
+    if comm.all_reduce_sum(np.array([len(strengths)], dtype=np.float64))[0] == 0:
         raise InputError(NOTHING_TO_TRAIN_ON)
-    user_order = _order(user_ids, users)
-    user_ids, users = user_ids.take(pa.array(user_order)), _invert(user_order)[users]
-
-    item_owner = owner_of(item_ids, comm.size)
-    columns_order = _order(item_ids, items, item_owner)
-    item_ids, item_owner = item_ids.take(pa.array(columns_order)), item_owner[columns_order]
-    columns = _invert(columns_order)[items].astype(INDEX_DTYPE)
-    items_per_owner = np.bincount(item_owner, minlength=comm.size)
-
-    wanted = _send_ids(comm, item_ids, items_per_owner)
-    own_ids, own_rows = _unify(wanted, item_ids.type)
-    item_rows, user_plan, order = _transpose(comm, users, columns, strengths, items_per_owner, own_ids, own_rows)
-    item_plan = Plan(
-        send_rows=_invert(order)[np.concatenate(own_rows)].astype(INDEX_DTYPE),
-        send_counts=np.array([len(rows) for rows in own_rows], dtype=np.int64),
-        recv_counts=items_per_owner,
+    user_ids, users = reorder(order_ids(user_ids, np.bincount(users, minlength=len(user_ids))), user_ids, users)
+    owners = owner_of(item_ids, comm.size)
+    item_ids, columns = reorder(
+        order_ids(item_ids, np.bincount(columns, minlength=len(item_ids)), owners), item_ids, columns
     )
-    user_rows = _rows("user", user_ids, users, columns, strengths)
-    return Shard(rows={"user": user_rows, "item": item_rows}, plans={"user": user_plan, "item": item_plan})
+    per_owner = np.bincount(owners, minlength=comm.size)
+
+    own_ids, wanted = unify(send_ids(comm, item_ids, per_owner), item_ids.type)
+    item_plan, arrival = make_plan(comm, wanted, len(own_ids))
+    if comm.size > 1:
+        columns = invert(arrival)[columns]
+    csr = build_csr(users, columns, strengths, len(user_ids))
+    del users, columns, strengths
+    _refuse_repeated(comm, user_ids, csr)
+    own_rows = np.concatenate(item_plan.served(comm.proc_rank))
+    item_rows, user_plan, new_row = _transpose(comm, csr, per_owner, own_ids, own_rows, [len(rows) for rows in wanted])
+    item_plan = replace(item_plan, common=new_row[item_plan.common], send_rows=new_row[item_plan.send_rows])
+    return Shard(rows={"user": Rows(user_ids, *csr), "item": item_rows}, plans={"user": user_plan, "item": item_plan})
 
 
-def _encode(batches: Iterable[pa.RecordBatch]) -> tuple[pa.Array, NDArray, pa.Array, NDArray, NDArray[np.float32]]:
-    """Replace ids by codes, batch by batch, so that no more than one batch of plain ids is held."""
-    coded: tuple[list[pa.Array], list[pa.Array]] = ([], [])
-    strengths = []
-    for batch in batches:
-        for side in (0, 1):
-            coded[side].append(batch.column(side).dictionary_encode())
-        strengths.append(batch.column(2).to_numpy(zero_copy_only=False).astype(np.float32))
-    ids, codes = zip(*(_unify_codes(chunks) for chunks in coded), strict=True)
-    return ids[0], codes[0], ids[1], codes[1], np.concatenate([np.empty(0, np.float32), *strengths])
+def _refuse_repeated(comm: Communicator, user_ids: pa.Array, csr: Csr) -> None:
+    """Raise InputError on every rank where any rank holds a pair twice: columns ascend, so such entries are neighbours.
 
-
-def _unify_codes(chunks: list[pa.Array]) -> tuple[pa.Array, NDArray[np.int64]]:
-    if not chunks:
-        return pa.array([], pa.string()), np.empty(0, np.int64)
-    unified = pa.chunked_array(chunks).unify_dictionaries().combine_chunks()
-    if isinstance(unified, pa.ChunkedArray):
-        unified = unified.chunk(0) if unified.num_chunks else pa.array([], unified.type)
-    return unified.dictionary, unified.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-
-
-def _order(ids: pa.Array, codes: NDArray[np.int64], owner: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
-    """Return the permutation that sorts ids by (owner, entries descending, id)."""
-    counts = np.bincount(codes, minlength=len(ids))
-    columns = {"count": pa.array(counts), "id": ids}
-    keys = [("count", "descending"), ("id", "ascending")]
-    if owner is not None:
-        columns["owner"] = pa.array(owner)
-        keys.insert(0, ("owner", "ascending"))
-    return pc.sort_indices(pa.table(columns), sort_keys=keys).to_numpy().astype(np.int64)
-
-
-def _invert(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    inverse = np.empty_like(order)
-    inverse[order] = np.arange(len(order))
-    return inverse
-
-
-def _send_ids(comm: Communicator, ids: pa.Array, per_owner: NDArray[np.int64]) -> list[pa.Array]:
-    """Send to each rank the ids that it owns of ``ids`` (ordered by owner); return what each rank sent here."""
-    starts = np.cumsum(per_owner) - per_owner
-    parts = [_to_bytes(ids.slice(start, count)) for start, count in zip(starts, per_owner, strict=True)]
-    return [_from_bytes(part) for part in exchange_parts(comm, parts)]
-
-
-def _to_bytes(ids: pa.Array) -> NDArray[np.uint8]:
-    sink = pa.BufferOutputStream()
-    batch = pa.record_batch([ids], names=["id"])
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    return np.frombuffer(sink.getvalue(), dtype=np.uint8)
-
-
-def _from_bytes(data: NDArray[np.uint8]) -> pa.Array:
-    with pa.ipc.open_stream(pa.py_buffer(data.tobytes())) as reader:
-        return reader.read_next_batch().column(0)
-
-
-def _unify(wanted: list[pa.Array], id_type: pa.DataType) -> tuple[pa.Array, list[NDArray[np.int64]]]:
-    """Merge the id lists of all ranks; return the distinct ids and, per rank, the number of each id of its list."""
-    # A rank without entries does not know the type of the ids; its lists are empty.
-    known = next((ids.type for ids in wanted if len(ids)), id_type)
-    chunks = [ids if len(ids) else pa.array([], known) for ids in wanted]
-    ids, codes = _unify_codes([chunk.dictionary_encode() for chunk in chunks])
-    return ids, np.split(codes, np.cumsum([len(chunk) for chunk in chunks])[:-1])
+    The user side shows them all, as both entries of a pair are its user's.
+    """
+    indptr, indices, _ = csr
+    repeated = np.flatnonzero(indices[1:] == indices[:-1]) + 1
+    rows = np.searchsorted(indptr, repeated, side="right") - 1
+    within = repeated > indptr[rows]
+    found = int(np.count_nonzero(within))
+    if total := int(sum_over_ranks(comm, found)):
+        first = f", the first of user {user_ids[int(rows[within][0])]}" if found else ""
+        raise InputError(
+            f"interactions hold {total} repeated (user, item) pairs{first}; each pair must occur once: "
+            "rebuild the table with 'lakefactor interactions'"
+        )
 
 
 def _transpose(
     comm: Communicator,
-    users: NDArray[np.int64],
-    columns: NDArray[np.int32],
-    strengths: NDArray[np.float32],
-    items_per_owner: NDArray[np.int64],
+    csr: Csr,
+    per_owner: NDArray[np.int64],
     own_ids: pa.Array,
-    own_rows: list[NDArray[np.int64]],
-) -> tuple[Rows, Plan, NDArray[np.int64]]:
-    """Bring every entry to its item's owner; return the item rows, the plan for user factors, and the row order."""
-    ends = np.cumsum(items_per_owner)
-    owner = np.repeat(np.arange(comm.size), items_per_owner)[columns]
-    n_users = int(users.max()) + 1 if len(users) else 0
-    parts: dict[str, list[NDArray]] = {"item": [], "user": [], "strength": []}
-    needed = []
-    for peer in range(comm.size):
-        mine = np.flatnonzero(owner == peer)
-        touched = np.zeros(n_users, dtype=bool)
-        touched[users[mine]] = True
-        needed.append(np.flatnonzero(touched).astype(INDEX_DTYPE))
-        position = np.cumsum(touched, dtype=INDEX_DTYPE) - INDEX_DTYPE(1)
-        parts["item"].append(columns[mine] - INDEX_DTYPE(ends[peer] - items_per_owner[peer]))
-        parts["user"].append(position[users[mine]])
-        parts["strength"].append(strengths[mine])
-    received = {name: exchange_parts(comm, arrays) for name, arrays in parts.items()}
-    send_counts = np.array([len(rows) for rows in needed], dtype=np.int64)
-    recv_counts = all_gather(comm, send_counts)[:, comm.proc_rank]
-    plan = Plan(np.concatenate(needed), send_counts, recv_counts)
+    own_rows: NDArray[np.int32],
+    wanted: list[int],
+) -> tuple[Rows, Plan, NDArray[np.int32]]:
+    """Bring every entry to its item's owner.
 
-    starts = np.cumsum(recv_counts) - recv_counts
-    rows = np.concatenate([own_rows[peer][received["item"][peer]] for peer in range(comm.size)])
-    panel = np.concatenate([received["user"][peer] + INDEX_DTYPE(starts[peer]) for peer in range(comm.size)])
-    order = _order(own_ids, rows)
-    own_ids = own_ids.take(pa.array(order))
-    return _rows("item", own_ids, _invert(order)[rows], panel, np.concatenate(received["strength"])), plan, order
+    Parameters
+    ----------
+    csr : Csr
+        User rows; columns are items, ordered by owner.
+    per_owner : int64 ndarray, shape (W,)
+        Columns of each owner.
+    own_ids : pyarrow Array
+        Items that this rank owns, in any order.
+    own_rows : int32 ndarray
+        For each rank's columns that are owned here, in that rank's order: number within ``own_ids``.
+    wanted : list of W int
+        How many of ``own_rows`` are each rank's.
+
+    Returns
+    -------
+    Rows
+        Item rows.
+    Plan
+        Moves user factors to the ranks that need them for their item rows.
+    int32 ndarray
+        Row number of each of ``own_ids``.
+    """
+    me, ends = comm.proc_rank, np.cumsum(per_owner)
+    n_users = len(csr[0]) - 1
+    common = common_rows(count_peers(csr[0], csr[1], ends, me), comm.size - 1)
+    others = np.ones(n_users, bool)
+    others[common] = False
+    users = np.concatenate([common, np.flatnonzero(others).astype(INDEX_DTYPE)])
+    runs, sources, strengths = turn(*csr, users, int(ends[-1]))
+
+    served, rest = [], []
+    for peer, (begin, end) in enumerate(zip(runs[ends - per_owner], runs[ends], strict=True)):
+        needed = number_in_place(sources[begin:end], n_users)
+        served.append(len(needed))
+        rest.append(users[needed] if peer == me else users[needed[len(common) :]])
+    recv_common, recv_counts = _from_peers(comm, np.full(comm.size, len(common)), np.array(served))
+    recv_common[me] = 0
+    rest_counts = np.array([len(rows) for rows in rest])
+    plan = Plan(common, np.concatenate(rest), rest_counts, recv_common, recv_counts)
+
+    lengths = comm.exchange(np.diff(runs), per_owner, np.array(wanted))
+    sent = np.diff(runs[np.concatenate([[0], ends])])
+    (received,) = _from_peers(comm, sent)
+    sources = comm.exchange(sources, sent, received)
+    strengths = comm.exchange(strengths, sent, received)
+    sources += np.repeat((np.cumsum(recv_counts) - recv_counts).astype(INDEX_DTYPE), received)
+    counts = np.zeros(len(own_ids), np.int64)
+    np.add.at(counts, own_rows, lengths)
+    order = order_ids(own_ids, counts)
+    new_row = invert(order)
+    indptr = np.concatenate([[0], np.cumsum(counts[order])])
+    indices, values = merge_runs(indptr, new_row[own_rows], lengths, sources, strengths)
+    return Rows(own_ids.take(pa.array(order)), indptr, indices, values), plan, new_row
 
 
-def _rows(side: Side, ids: pa.Array, rows: NDArray, columns: NDArray, strengths: NDArray[np.float32]) -> Rows:
-    indptr, indices, values = build_csr(rows.astype(INDEX_DTYPE), columns, strengths, len(ids))
-    repeated = np.flatnonzero(indices[1:] == indices[:-1]) + 1
-    repeated = repeated[~np.isin(repeated, indptr)]
-    if len(repeated):
-        first = ids[int(np.searchsorted(indptr, repeated[0], side="right")) - 1]
-        raise InputError(
-            f"interactions hold {len(repeated)} repeated (user, item) pairs, the first of {side} {first}; "
-            "each pair must occur once: rebuild the table with 'lakefactor interactions'"
-        )
-    return Rows(ids, indptr, indices, values)
+def _from_peers(comm: Communicator, *numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return what each rank's ``numbers`` say for this rank: shape (len(numbers), W)."""
+    return all_gather(comm, np.stack(numbers))[:, :, comm.proc_rank].T.copy()
