@@ -4,8 +4,8 @@ Users are the documents, items the terms, and a strength is how often a term occ
 
     w_ui = s_ui * idf_i / sqrt(sum_j (s_uj * idf_j)^2)        idf_i = ln((1 + n_users) / (1 + n_i)) + 1
 
-with n_i the number of users that have item i. This is scikit-learn's `TfidfTransformer` with its defaults (smoothed idf,
-rows of length 1), after Salton and Buckley, "Term-weighting approaches in automatic text retrieval", Information
+with n_i the number of users that have item i. This is scikit-learn's `TfidfTransformer` with its defaults (smoothed
+idf, rows of length 1), after Salton and Buckley, "Term-weighting approaches in automatic text retrieval", Information
 Processing and Management 24(5), 1988.
 """
 

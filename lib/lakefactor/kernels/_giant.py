@@ -68,11 +68,12 @@ def conjugate_gradients(
     """Improve padded ``x`` in place, as `_rows.solve_cg` does; return x'Mx - 2x'b."""  # fmt: skip
     cols, weights, targets = entries
     none = np.zeros_like(targets)
+    partial_rest: Callable[..., Any] = _rows.partial_rest
 
     def rest(p: Float64s, used: Float32s) -> tuple[Float64s, Float64s]:
         narrow = p.astype(np.float32)
         found, linear = summed(
-            lambda *segment: _rows.partial_rest(source, base.shape[1], *segment, narrow), (cols, weights, used), threads
+            lambda *segment: partial_rest(source, base.shape[1], *segment, narrow), (cols, weights, used), threads
         )
         return found - base[:, : len(p)].astype(np.float64) @ p - regs * p, linear
 
@@ -80,7 +81,7 @@ def conjugate_gradients(
     residual, linear = rest(start, targets)
     slope, solution, direction = residual.copy(), start.copy(), residual.copy()
     square = residual @ residual
-    solved = 1e-14 * (square + (linear - start @ residual) ** 2 / max(start @ start, 1e-300))
+    solved = 1e-14 * (square + (linear - start @ residual) ** 2 / max(float(start @ start), 1e-300))
     for _ in range(steps):
         if square <= solved:
             break

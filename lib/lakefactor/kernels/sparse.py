@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -92,13 +93,14 @@ def sparse_product(matrix: SparseMatrix, source: NDArray[np.float64], threads: i
     # Read-only arrays are another type to numba, which would compile everything once more for them.
     csr = (matrix.indptr, matrix.indices, matrix.values, source)
     arrays = [array if array.flags.writeable else array.copy() for array in csr]
+    multiply: Callable[..., None] = _multiply
     if threads == 1:
-        _multiply(0, len(out), *arrays, out)
+        multiply(0, len(out), *arrays, out)
         return out
     bounds = _bounds(matrix.indptr, threads * _CHUNKS_PER_THREAD)
     # Plain threads, as the kernel holds no GIL: no OpenMP or other pool that would not survive a fork.
     with ThreadPoolExecutor(threads) as pool:
-        for _ in pool.map(lambda i: _multiply(bounds[i], bounds[i + 1], *arrays, out), range(len(bounds) - 1)):
+        for _ in pool.map(lambda i: multiply(bounds[i], bounds[i + 1], *arrays, out), range(len(bounds) - 1)):
             pass
     return out
 

@@ -84,9 +84,7 @@ class Combination:
 def combinations(backend: Backend, device: str) -> list[Combination]:
     """Return all solvers and precisions of a backend on a device."""
     precisions: tuple[Precision, ...] = PRECISIONS if backend == "torch" else ("float32",)
-    return [
-        Combination(backend, solver, device, precision) for solver in SOLVERS for precision in precisions
-    ]
+    return [Combination(backend, solver, device, precision) for solver in SOLVERS for precision in precisions]
 
 
 @lru_cache(maxsize=256)
