@@ -49,9 +49,10 @@ class PosteriorMean:
     and the covariance of the conditional posterior. So every backend draws, and nothing of size k x k is kept per row.
 
     The prior of a side is N(0, P^-1) with a full precision P over factors and bias, which is learned from the previous
-    draw: P = (n + k + 1) (I + sum_r x_r x_r')^-1, the mean of the Wishart posterior of Salakhutdinov and Mnih; the noise
-    s2 is the draw's mean squared error. Hence no regularization is tuned: ``user_reg`` only sets the scale of the
-    result (see `_average`), for folding users in.
+    draw: P = (n + k + 1) (I + sum_r x_r x_r')^-1, about the mean of the Wishart posterior of Salakhutdinov and Mnih;
+    the noise s2 is the draw's mean squared error. Hence no regularization is tuned: ``user_reg`` and ``reg_exponent``
+    only set the scale of the result (see `_average`), for folding users in. A fold-in solves the equation of
+    ``explicit_als`` against the averaged items; it is not the average over all draws that a trained user gets.
 
     Random numbers depend on (seed, iteration, ids) alone, so any number of ranks draws the same.
 
