@@ -186,7 +186,22 @@ class Model(Section):
         le=1024,
         description="Columns beyond `rank` that `svd` and `lsa` iterate on; they are dropped at the end.",
     )
-    seed: int = Field(1, ge=0, le=2**63 - 1, description="Seed of the initial factors.")
+    posterior_draws: int = Field(
+        0,
+        ge=0,
+        le=10_000,
+        description="`explicit_als` by Gibbs sampling (Bayesian matrix factorization): the last so many iterations are "
+        "draws that are averaged, those before let the sampler settle. Regularization is learned; the objective is the "
+        "draw's squared error. 0: the plain least squares solution.",
+    )
+    item_norm_exponent: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="p: scores use item factors y / |y|^p, which favours rarer items. 0: inner products; towards 1: "
+        "cosines. Implicit least squares models only.",
+    )
+    seed: int = Field(1, ge=0, le=2**63 - 1, description="Seed of the initial factors, and of posterior draws.")
 
     @property
     def feedback(self) -> Feedback:
@@ -396,7 +411,29 @@ class Config(Section):
                 for key, is_set in implicit_only.items()
                 if is_set
             ]
+        problems += self._model_problems()
         cutoff = re.search(r"_at_(\d+)$", self.publish.metric)
         if cutoff and int(cutoff[1]) not in self.evaluate.ks:
             problems.append(f"publish.metric {self.publish.metric} needs the cut-off {cutoff[1]} in evaluate.ks")
         return refuse(self, problems)
+
+    def _model_problems(self) -> list[str]:
+        model, train = self.model, self.train
+        problems = []
+        if model.item_norm_exponent and model.algorithm not in ("implicit_als", "ials"):
+            problems.append(
+                "model.item_norm_exponent is for implicit_als and ials only, but model.algorithm is "
+                f"{model.algorithm}: leave its default"
+            )
+        if model.posterior_draws and model.algorithm != "explicit_als":
+            problems.append(
+                f"model.posterior_draws is for explicit_als only, but model.algorithm is {model.algorithm}: set it to 0"
+            )
+        if model.posterior_draws > train.iterations:
+            problems.append(
+                f"model.posterior_draws {model.posterior_draws} exceeds train.iterations {train.iterations}; "
+                "give some more iterations than draws, as 20, for the sampler to settle"
+            )
+        if model.posterior_draws and train.stop_below:
+            problems.append("train.stop_below must be 0 with model.posterior_draws: a draw's objective does not settle")
+        return problems

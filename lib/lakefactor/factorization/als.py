@@ -92,8 +92,9 @@ class Als:
         return self._constant + sum_over_ranks(self._comm, float(values.sum()) + penalty)
 
     def factors(self, side: Side) -> NDArray[np.float32]:
-        """Return this rank's factor rows without the bias column."""
-        return self.state[side]["factors"][:, : self._equation.model.rank]
+        """Return this rank's factor rows without the bias column; items as scores use them."""
+        factors = self.state[side]["factors"][:, : self._equation.model.rank]
+        return self._equation.tempered(factors) if side == "item" else factors
 
     def bias(self, side: Side) -> NDArray[np.float32]:
         """Return this rank's biases."""

@@ -143,6 +143,33 @@ class Equation:
             return self.reg(side, n_entries, n_source)
         return self._effective(n_entries, self.model.bias_reg, n_source)
 
+    def tempered(self, items: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the item factors that scores use, y / |y|^p with p the model's ``item_norm_exponent`` < 1.
+
+        The norm of a trained item grows with its popularity, on sparse data by more than helps a ranking; p takes a
+        part of that back. Nothing is lost: `untempered` returns y, which is what the equation needs as its source.
+
+        Examples
+        --------
+        >>> equation = Equation(Model(item_norm_exponent=0.5))
+        >>> equation.tempered(np.array([[9.0, 0.0], [0.0, 4.0]], np.float32))
+        array([[3., 0.],
+               [0., 2.]], dtype=float32)
+        """
+        p = self.model.item_norm_exponent
+        return _times_norm(items, -p) if p else items
+
+    def untempered(self, items: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return y from y / |y|^p: |y / |y|^p| is |y|^(1 - p), so |y|^p is its power p / (1 - p)."""
+        p = self.model.item_norm_exponent
+        return _times_norm(items, p / (1 - p)) if p else items
+
     def _effective(self, n_entries: NDArray[np.int64], base: float, n_source: int) -> NDArray[np.float32]:
         offset = self.a0 * n_source if self.model.algorithm == "ials" else 0.0
         return effective_reg(n_entries, base, self.model.reg_exponent, offset)
+
+
+def _times_norm(rows: NDArray[np.float32], power: float) -> NDArray[np.float32]:
+    """Return each row times its length to a power; zero rows stay zero."""
+    norms = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+    return (rows * np.where(norms > 0, norms, 1.0) ** power).astype(FACTOR_DTYPE)

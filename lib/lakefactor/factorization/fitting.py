@@ -188,6 +188,10 @@ def make(
 
     if model.algorithm in ("svd", "lsa"):
         return Svd(shard, comm, model, train, totals)
+    if model.posterior_draws:
+        from lakefactor.factorization.posterior import PosteriorMean
+
+        return PosteriorMean(shard, comm, model, train, totals, device)
     return Als(shard, comm, model, train, totals, device)
 
 

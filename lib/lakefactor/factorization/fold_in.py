@@ -51,7 +51,7 @@ def user_fold_in(
     if model.algorithm in ("svd", "lsa"):
         return partial(project, model, factors, inverse_document_frequency(n_entries, n_users))
     equation = Equation(model, mean)
-    source = np.column_stack([factors, bias]) if equation.biased else factors
+    source = np.column_stack([factors, bias]) if equation.biased else equation.untempered(factors)
     scaled = (equation.a0 * gramian(source)).astype(FACTOR_DTYPE)
     return partial(fold_in, equation, "user", source, scaled, len(source))
 

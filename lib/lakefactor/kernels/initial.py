@@ -53,12 +53,12 @@ def initial_factors(keys: NDArray[np.uint64], seed: int, k: int, side: Side) -> 
     factors = np.empty((len(state), k), np.float32)
     for first in range(0, len(state), _BLOCK_ROWS):
         block = slice(first, first + _BLOCK_ROWS)
-        factors[block] = _normals(state[block], k) * (STANDARD_DEVIATION / np.sqrt(k))
+        factors[block] = standard_normals(state[block], k) * (STANDARD_DEVIATION / np.sqrt(k))
     return factors
 
 
-def _normals(state: NDArray[np.uint64], k: int) -> NDArray[np.float64]:
-    """Return k standard normals for each state."""
+def standard_normals(state: NDArray[np.uint64], k: int) -> NDArray[np.float64]:
+    """Return k standard normals for each 64-bit state, float64, shape (n, k); they depend on the state alone."""
     columns = np.arange((k + 1) // 2 * 2, dtype=np.uint64)
     # Output c of SplitMix64 is the mix of state + (c + 1) * gamma; splitmix64 adds the last gamma itself.
     bits = splitmix64(state[:, None] + columns * GAMMA) >> np.uint64(11)
