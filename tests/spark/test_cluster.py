@@ -26,7 +26,7 @@ def test_a_worker_that_cannot_start_is_reported_with_its_log_(tmp_path: Path) ->
         "spark.worker.resource.gpu.discoveryScript": "/nowhere/at-all.sh",
     }
     with (
-        pytest.raises(RuntimeError, match="/nowhere/at-all.sh"),
+        pytest.raises(RuntimeError, match=r"/nowhere/at-all\.sh"),
         standalone_cluster(tmp_path, [needs_a_missing_script]),
     ):
         pytest.fail("the worker has no GPU to lend")
