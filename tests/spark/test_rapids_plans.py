@@ -16,12 +16,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lakefactor.spark.session import DELTA_PACKAGE
 from lakefactor.testing.spark_conf import read_conf
 
 CHECKOUT = Path(__file__).parents[2]
 VERSION = "26.08.1"
-PACKAGE = f"com.nvidia:rapids-4-spark_2.13:{VERSION}"
 JAR = Path(sys.prefix, "rapids", f"rapids-4-spark_2.13-{VERSION}.jar")
 ALLOW_LIST = Path(__file__).with_name("rapids_allow_list.yaml")
 GPU_CONF = CHECKOUT / "conf" / "spark" / "gpu.conf"
@@ -130,7 +128,8 @@ def test_the_plugin_knows_every_key_of_the_conf_files(explained: Path) -> None:
 
 def test_gpu_conf_asks_for_the_release_that_is_tested_here() -> None:
     conf = read_conf(GPU_CONF)
-    assert conf["spark.jars.packages"] == f"{DELTA_PACKAGE},{PACKAGE}"
+    for classpath in ("spark.driver.extraClassPath", "spark.executor.extraClassPath"):
+        assert Path(conf[classpath]).name == JAR.name
     share = float(conf["spark.task.resource.gpu.amount"])
     assert share * int(conf["spark.executor.cores"]) == 1
 

@@ -81,8 +81,16 @@ def refuse_unfit_cluster(spark: SparkSession, ranks: int, profile: ResourceProfi
             "set it to false and give spark.executor.instances"
         )
     context = spark.sparkContext._jsc.sc()
-    java_profile = profile._java_resource_profile if profile else None
-    slots = context.maxNumConcurrentTasks(java_profile or context.resourceProfileManager().defaultResourceProfile())
+    profiles = context.resourceProfileManager()
+    wanted = profile._java_resource_profile if profile else profiles.defaultResourceProfile()
+    try:
+        profiles.addResourceProfile(wanted)  # Spark counts slots of profiles that it knows
+    except Py4JJavaError as error:
+        raise SetupError(
+            "an executor cannot hold a rank, which takes one GPU and train.threads_per_rank cores: "
+            f"{error.java_exception.getMessage()}"
+        ) from error
+    slots = context.maxNumConcurrentTasks(wanted)
     if slots < ranks:
         each, more = (", each with a GPU,", "executors with a GPU") if profile else ("", "executors or cores")
         raise SetupError(
