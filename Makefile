@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types layers docs bench-quality bench-kernels pins ci clean
+.PHONY: help setup demo test lint format types layers docs bench-quality bench-kernels rapids test-rapids pins ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -56,6 +56,12 @@ bench-quality: setup ## rank and rating metrics on real data, beside implicit an
 
 bench-kernels: setup ## seconds per half-step of the kernels, beside implicit
 	@$(RUN) python benchmarks/kernels.py $(ARGS)
+
+rapids: setup ## fetch the RAPIDS plugin (1 GB) for its tests, which `make test` then runs too
+	@$(RUN) python scripts/fetch_rapids.py
+
+test-rapids: rapids ## compare what our plans leave on the CPU with the kept list (about 2 minutes, no GPU needed)
+	@$(RUN) $(TEST_THREADS) python -m pytest tests/spark/test_rapids_plans.py $(ARGS)
 
 pins: $(BIN)/uv ## complete constraints.txt after a change of dependencies (ARGS=--upgrade moves every version)
 	@UV_CUSTOM_COMPILE_COMMAND="make pins" $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal \

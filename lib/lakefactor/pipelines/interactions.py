@@ -145,7 +145,7 @@ def _with_counts(events: DataFrame, span: _Span, delete: str) -> DataFrame:
 
 def _last_value() -> Column:
     """Return the value of a pair's last event; what was ingested later wins a tie of times."""
-    return F.max_by("value", F.when(F.col("counts"), F.struct("place", "ingested_at", "event_id")))
+    return F.max_by("value", F.when(F.col("counts"), F.struct("place", "ingested_at", F.hex("event_id"))))
 
 
 def _scaled_sum(span: _Span, config: Config) -> Column:

@@ -10,6 +10,7 @@ import pyarrow as pa
 from py4j.protocol import Py4JJavaError
 from pyspark import BarrierTaskContext
 from pyspark.errors import PySparkException
+from pyspark.resource import ResourceProfile
 from pyspark.sql import DataFrame, SparkSession
 
 from lakefactor import errors
@@ -21,7 +22,13 @@ RankFunction = Callable[[Communicator, Iterable[pa.RecordBatch]], Iterator[pa.Re
 
 
 def run_on_ranks(
-    rows: DataFrame, owner: str, ranks: int, function: RankFunction, schema: str, timeout: float
+    rows: DataFrame,
+    owner: str,
+    ranks: int,
+    function: RankFunction,
+    schema: str,
+    timeout: float,
+    profile: ResourceProfile | None = None,
 ) -> DataFrame:
     """Deliver rows to their ranks and run a function there, all ranks at the same time.
 
@@ -39,6 +46,8 @@ def run_on_ranks(
         Spark DDL of the function's rows.
     timeout : float
         Longest wait (seconds) for a peer.
+    profile : ResourceProfile or None
+        What each rank gets, as `resources.training_profile` says; None: what every task gets.
 
     Returns
     -------
@@ -50,7 +59,7 @@ def run_on_ranks(
     SetupError
         The cluster cannot run W tasks at once, or allocates executors dynamically.
     """
-    refuse_unfit_cluster(rows.sparkSession, ranks)
+    refuse_unfit_cluster(rows.sparkSession, ranks, profile)
 
     def on_rank(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         from lakefactor.comm.torch_dist import connect
@@ -61,10 +70,10 @@ def run_on_ranks(
             yield from function(comm, batches)
 
     delivered = rows.repartitionById(ranks, owner).drop(owner)
-    return delivered.mapInArrow(on_rank, schema, barrier=True)
+    return delivered.mapInArrow(on_rank, schema, barrier=True, profile=profile)
 
 
-def refuse_unfit_cluster(spark: SparkSession, ranks: int) -> None:
+def refuse_unfit_cluster(spark: SparkSession, ranks: int, profile: ResourceProfile | None = None) -> None:
     """Raise SetupError unless W tasks can run together; Spark itself would wait for ten minutes and then fail."""
     if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
         raise SetupError(
@@ -72,11 +81,21 @@ def refuse_unfit_cluster(spark: SparkSession, ranks: int) -> None:
             "set it to false and give spark.executor.instances"
         )
     context = spark.sparkContext._jsc.sc()
-    slots = context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile())
-    if slots < ranks:
+    profiles = context.resourceProfileManager()
+    wanted = profile._java_resource_profile if profile else profiles.defaultResourceProfile()
+    try:
+        profiles.addResourceProfile(wanted)  # Spark counts slots of profiles that it knows
+    except Py4JJavaError as error:
         raise SetupError(
-            f"train.ranks is {ranks}, but the cluster {spark.sparkContext.master} runs {slots} tasks at once; "
-            f"set train.ranks to {slots} or less, or add executors or cores"
+            "an executor cannot hold a rank, which takes one GPU and train.threads_per_rank cores: "
+            f"{error.java_exception.getMessage()}"
+        ) from error
+    slots = context.maxNumConcurrentTasks(wanted)
+    if slots < ranks:
+        each, more = (", each with a GPU,", "executors with a GPU") if profile else ("", "executors or cores")
+        raise SetupError(
+            f"train.ranks is {ranks}, but the cluster {spark.sparkContext.master} runs {slots} tasks{each} at once; "
+            f"set train.ranks to {slots} or less, or add {more}"
         )
 
 

@@ -24,6 +24,7 @@ from lakefactor.errors import InputError
 from lakefactor.factorization.shard import NOTHING_TO_TRAIN_ON
 from lakefactor.spark.barrier import RankFunction, rank_errors, run_on_ranks
 from lakefactor.spark.progress import Address, Listener, reporter
+from lakefactor.spark.resources import training_profile
 from lakefactor.types import SIDES, Side
 
 OUTPUT_BATCH_ROWS = 8192
@@ -93,7 +94,8 @@ def train_interactions(interactions: DataFrame, config: Config, on_event: OnEven
     )
     with Listener(str(spark.conf.get("spark.driver.host")), on_event) as address, rank_errors():
         function = _rank_function(config, address, _arrow_type(types["user_id"]), _arrow_type(types["item_id"]))
-        rows = run_on_ranks(owned, "owner", ranks, function, schema, config.train.timeout_seconds)
+        profile = training_profile(spark, config.train)
+        rows = run_on_ranks(owned, "owner", ranks, function, schema, config.train.timeout_seconds, profile)
         rows = rows.persist(StorageLevel.DISK_ONLY)
         logs = rows.where(F.col("side") == "log").select("log").collect()
     if not logs:  # Spark does not even start the stage where it knows that there are no rows
