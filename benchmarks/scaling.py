@@ -2,8 +2,9 @@
 
     python benchmarks/scaling.py [ENTRIES]
 
-Bytes are what the ranks handed to each other; memory is the most that a fit allocated in each process (tracemalloc: numpy
-arrays, not the kernel's own panel), and for the shard the high-water mark of the resident set above what it was before. Writes benchmarks/results/scaling.json and prints it as the last line.
+Bytes are what the ranks handed to each other; memory is the most that a fit allocated in each process (tracemalloc:
+numpy arrays, not the kernel's own panel), and for the shard the high-water mark of the resident set above what it was.
+Writes benchmarks/results/scaling.json and prints it as the last line.
 """
 
 from __future__ import annotations
