@@ -2,8 +2,9 @@
 
     python benchmarks/scaling.py [ENTRIES]
 
-Bytes are what the ranks handed to each other; memory is the high-water mark of each process's resident set during the
-fit, less what it held before. Writes benchmarks/results/scaling.json and prints it as the last line.
+Bytes are what the ranks handed to each other; memory is the most that a fit allocated in each process (tracemalloc:
+numpy arrays, not the kernel's own panel), and for the shard the high-water mark of the resident set above what it was.
+Writes benchmarks/results/scaling.json and prints it as the last line.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import multiprocessing
 import os
 import platform
 import sys
+import tracemalloc
 from pathlib import Path
 
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "65536"}
@@ -65,9 +67,10 @@ def _rank(pipe, proc_rank: int, size: int, entries: int) -> None:
         shard = build_shard(comm, batches)
         built = {"peak": _memory("VmHWM") - before, "sent": comm.bytes_sent - sent}
         degrees = {side: shard.rows[side].n_entries.tolist() for side in shard.rows}
-        before = _fresh_peak()
+        tracemalloc.start()  # the resident set would hide what is allocated in pages that were freed before
         fit(shard, comm, model, train)
-        peak = _memory("VmHWM") - before
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
         algorithm = als.Als(shard, comm, model, train, count(shard, comm))
         sent = comm.bytes_sent
         for side in ("user", "item"):
