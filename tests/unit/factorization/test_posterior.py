@@ -10,6 +10,7 @@ from lakefactor.config import Model, Train, load
 from lakefactor.errors import ConfigError
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.fitting import count, fit, make
+from lakefactor.factorization.fold_in import user_fold_in
 from lakefactor.factorization.posterior import _best_bases
 from lakefactor.factorization.shard import build_shard
 from lakefactor.kernels import gramian
@@ -109,6 +110,26 @@ def test_tempering_is_undone_exactly():
     norms = np.linalg.norm(items, axis=1)
     np.testing.assert_allclose(np.linalg.norm(tempered, axis=1), norms**0.4, rtol=1e-5)
     np.testing.assert_allclose(equation.untempered(tempered), items, rtol=1e-4, atol=1e-6)
+
+
+def test_a_user_is_folded_in_against_the_items_as_trained():
+    model = Model(rank=4, alpha=2.0, user_reg=0.5, item_reg=0.3)
+    shard = build_shard(Local(), TABLE.to_batches())
+    train = Train(iterations=4, solver="cholesky")
+    plain, tempered = (
+        fit(shard, Local(), model.model_copy(update={"item_norm_exponent": p}), train) for p in (0.0, 0.6)
+    )
+    rows, order = shard.rows["user"], shard.plans["item"].send_rows
+    folded = []
+    for trained, p in ((plain, 0.0), (tempered, 0.6)):
+        items, entries = trained.factors["item"], shard.rows["item"].n_entries
+        bias = np.zeros(len(items), np.float32)
+        used = model.model_copy(update={"item_norm_exponent": p})
+        fold = user_fold_in(used, 0.0, items, bias, entries, len(rows.ids))
+        folded.append(fold(rows.indptr, order[rows.indices], rows.strengths))
+    np.testing.assert_allclose(folded[1], folded[0], rtol=1e-4, atol=1e-5)
+    assert not np.allclose(tempered.factors["item"], plain.factors["item"], rtol=0.1)
+    np.testing.assert_array_equal(tempered.factors["user"], plain.factors["user"])
 
 
 @pytest.mark.parametrize(
