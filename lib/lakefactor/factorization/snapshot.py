@@ -172,7 +172,7 @@ def find(place: Place, refused: frozenset[int] = frozenset()) -> tuple[Manifest 
     refused : frozenset of int
         Iterations whose files turned out to be damaged.
     """
-    problems = []
+    problems: list[str] = []
     for iteration in sorted(_iterations(place.folder, place.run), reverse=True):
         if iteration in refused or not place.folder.exists(place.path(iteration, MANIFEST)):
             continue

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import cast
 
 import pyarrow as pa
 from py4j.protocol import Py4JJavaError
@@ -15,13 +17,22 @@ from pyspark.sql import DataFrame, SparkSession
 from lakefactor import errors
 from lakefactor.comm import Communicator
 from lakefactor.errors import LakefactorError, RankFailedError, SetupError, SolveError
+from lakefactor.spark.progress import Address, Beacon, Watched, beacon
 
-RankFunction = Callable[[Communicator, Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-"""What every rank runs: its communicator and its rows in, result rows out."""
+RankFunction = Callable[[Communicator, Iterable[pa.RecordBatch], Beacon], Iterator[pa.RecordBatch]]
+"""What every rank runs: its communicator, its rows and its line to the driver in, result rows out."""
+
+BACKSTOP = 1.5
+"""A rank waits for a peer for so many times the timeout: the driver, which can name the culprit, comes first."""
+
+STARTING_SECONDS = 10.0
+"""Longest wait for executors that register while the first job is on its way."""
+
+POLL_SECONDS = 0.5
 
 
 def run_on_ranks(
-    rows: DataFrame, owner: str, ranks: int, function: RankFunction, schema: str, timeout: float
+    rows: DataFrame, owner: str, ranks: int, function: RankFunction, schema: str, timeout: float, address: Address
 ) -> DataFrame:
     """Deliver rows to their ranks and run a function there, all ranks at the same time.
 
@@ -39,6 +50,8 @@ def run_on_ranks(
         Spark DDL of the function's rows.
     timeout : float
         Longest wait (seconds) for a peer.
+    address : Address
+        Where the driver's watchdog listens.
 
     Returns
     -------
@@ -48,36 +61,65 @@ def run_on_ranks(
     Raises
     ------
     SetupError
-        The cluster cannot run W tasks at once, or allocates executors dynamically.
+        Rows would not arrive in W partitions.
     """
-    refuse_unfit_cluster(rows.sparkSession, ranks)
 
     def on_rank(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from lakefactor.comm.torch_dist import connect
-
         context = BarrierTaskContext.get()
-        host = context.getTaskInfos()[0].address.rsplit(":", 1)[0]
-        with connect(context.partitionId(), ranks, host, context.allGather, timeout) as comm:
-            yield from function(comm, batches)
+        tasks = context.getTaskInfos()
+        proc_rank = context.partitionId()
+        with beacon(address, proc_rank) as line:
+            if len(tasks) != ranks:
+                raise SetupError(_partitions(len(tasks), ranks))
+            from lakefactor.comm.torch_dist import connect
+
+            host = tasks[0].address.rsplit(":", 1)[0]
+            with connect(proc_rank, ranks, host, context.allGather, BACKSTOP * timeout) as comm:
+                yield from function(cast(Communicator, Watched(comm, line)), batches, line)
 
     delivered = rows.repartitionById(ranks, owner).drop(owner)
+    planned = delivered._jdf.queryExecution().executedPlan().outputPartitioning().numPartitions()
+    if planned not in (0, ranks):  # 0: Spark does not know
+        raise SetupError(_partitions(planned, ranks))
     return delivered.mapInArrow(on_rank, schema, barrier=True)
 
 
-def refuse_unfit_cluster(spark: SparkSession, ranks: int) -> None:
-    """Raise SetupError unless W tasks can run together; Spark itself would wait for ten minutes and then fail."""
+def _partitions(found: int, ranks: int) -> str:
+    return (
+        f"the training stage has {found} partitions for {ranks} ranks: something merges or splits its input; "
+        "set spark.sql.adaptive.coalescePartitions.enabled to false"
+    )
+
+
+def refuse_unfit_cluster(spark: SparkSession, ranks: int, wait_seconds: float = STARTING_SECONDS) -> None:
+    """Raise SetupError unless W tasks can run together; Spark itself would wait for ten minutes and then fail.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    ranks : int
+    wait_seconds : float
+        Longest wait for executors that are being started; none where their number is fixed.
+    """
     if spark.conf.get("spark.dynamicAllocation.enabled", "false") == "true":
         raise SetupError(
             "spark.dynamicAllocation.enabled is true, but the training stage needs all its executors at once; "
             "set it to false and give spark.executor.instances"
         )
+    master = str(spark.sparkContext.master)
+    until = monotonic() + (0 if master.startswith("local[") else wait_seconds)
+    while (slots := _slots(spark)) < ranks:
+        if monotonic() >= until:
+            raise SetupError(
+                f"train.ranks is {ranks}, but the cluster {master} runs {slots} tasks at once; "
+                f"set train.ranks to {max(slots, 1)} or less, or add executors or cores"
+            )
+        sleep(POLL_SECONDS)
+
+
+def _slots(spark: SparkSession) -> int:
     context = spark.sparkContext._jsc.sc()
-    slots = context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile())
-    if slots < ranks:
-        raise SetupError(
-            f"train.ranks is {ranks}, but the cluster {spark.sparkContext.master} runs {slots} tasks at once; "
-            f"set train.ranks to {slots} or less, or add executors or cores"
-        )
+    return int(context.maxNumConcurrentTasks(context.resourceProfileManager().defaultResourceProfile()))
 
 
 @contextmanager
