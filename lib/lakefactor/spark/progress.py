@@ -45,6 +45,8 @@ class Beacon:
 
     Attributes
     ----------
+    doing : str
+        The phase that the rank is in.
     waited : float
         Seconds that this rank has spent in exchanges with its peers, so far.
     """
@@ -52,7 +54,7 @@ class Beacon:
     def __init__(self, proc_rank: int) -> None:
         self.proc_rank = proc_rank
         self.waited = 0.0
-        self._phase = "start"
+        self.doing = "start"
         self._step = 0
         self._waiting_since: float | None = None
         self._lines: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -72,7 +74,7 @@ class Beacon:
 
     def enter(self, phase: str) -> None:
         """Say what is being done now."""
-        self._phase = phase
+        self.doing = phase
         self._lines.put({"beat": self._beat()})
 
     def timed(self, name: str, seconds: float, iteration: int | None = None, peak: int | None = None) -> None:
@@ -95,7 +97,7 @@ class Beacon:
 
     def _beat(self) -> list[Any]:
         since = self._waiting_since
-        return [self._phase, self._step, -1.0 if since is None else monotonic() - since]
+        return [self.doing, self._step, -1.0 if since is None else monotonic() - since]
 
     def _talk(self, connection: socket.socket, over: threading.Event, on_lost: Callable[[], None]) -> None:
         """Send lines and signs of life until `over`; the thread of a running rank."""

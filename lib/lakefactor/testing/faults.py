@@ -1,4 +1,4 @@
-"""Faults for training tests: real signals to real processes, at a chosen exchange between ranks.
+"""Faults for training tests: real signals to real processes, in a chosen phase of a rank.
 
 A fault wraps the communicator of a rank, so product code knows nothing of it. A marker file lets it strike once: the
 attempt that follows is left alone.
@@ -34,8 +34,8 @@ class Fault:
         ``kill`` (SIGKILL of the rank's process), ``stop`` (SIGSTOP), ``hang`` (alive, but never in the next exchange),
         ``kill_executor`` (SIGKILL of the JVM), ``kill_driver`` (SIGKILL of ``driver``).
     proc_rank : int
-    at : int
-        Number of the exchange before which it strikes: 1, 2, ...
+    at : str
+        Phase in which it strikes, before the first exchange with a peer: ``build``, ``iteration 4``, ``snapshot 2``.
     folder : str
         Every rank leaves a file ``pid-N`` here, a fault that has struck one named ``struck``.
     driver : int
@@ -44,7 +44,7 @@ class Fault:
 
     kind: Kind
     proc_rank: int
-    at: int
+    at: str
     folder: str
     driver: int = 0
 
@@ -53,7 +53,7 @@ class Fault:
 
         def with_fault(comm: Communicator, batches: Iterable[pa.RecordBatch], line: Beacon) -> Iterator[pa.RecordBatch]:
             Path(self.folder, f"pid-{os.getpid()}").touch()
-            yield from function(_Faulty(comm, self), batches, line)  # type: ignore[arg-type]
+            yield from function(_Faulty(comm, self, line), batches, line)  # type: ignore[arg-type]
 
         return with_fault
 
@@ -75,17 +75,16 @@ class Fault:
 
 
 class _Faulty:
-    def __init__(self, comm: Communicator, fault: Fault) -> None:
+    def __init__(self, comm: Communicator, fault: Fault, line: Beacon) -> None:
         self._comm = comm
         self._fault = fault
-        self._calls = 0
+        self._line = line
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._comm, name)
-        if callable(value) and self._comm.proc_rank == self._fault.proc_rank:
-            self._calls += 1
-            if self._calls == self._fault.at:
-                self._fault.strike()
+        due = self._comm.proc_rank == self._fault.proc_rank and self._line.doing == self._fault.at
+        if callable(value) and due:
+            self._fault.strike()
         return value
 
 

@@ -219,7 +219,7 @@ def _write_manifest(place: Place, **changes: object) -> None:
 def test_a_changed_bit_is_refused(place):
     manifest = snapshot_at_4(place)
     _flip(path(place, 4, file_name("user", 0, 2)))
-    with pytest.raises(SnapshotError, match="user-00000-of-00002.arrow is refused: its checksum does not match"):
+    with pytest.raises(SnapshotError, match=r"user-00000-of-00002\.arrow is refused: its checksum does not match"):
         train(place, 2, MODEL, TRAIN, every=0, manifest=manifest)
 
 
