@@ -104,17 +104,20 @@ class Beacon:
         try:
             while not over.is_set():
                 self._send(connection)
-                if select.select([connection], [], [], BEAT_SECONDS)[0] and not connection.recv(1):
+                if select.select([connection], [], [], 0)[0] and not connection.recv(1):
                     raise ConnectionError
             self._send(connection)
         except OSError:
             on_lost()
 
     def _send(self, connection: socket.socket) -> None:
-        lines: list[dict[str, Any]] = [{"beat": self._beat()}]
+        """Wait for a line, or for the time of the next sign of life; send what there is."""
+        lines: list[dict[str, Any]] = []
         with suppress(queue.Empty):
+            lines.append(self._lines.get(timeout=BEAT_SECONDS))
             while True:
                 lines.append(self._lines.get_nowait())
+        lines.append({"beat": self._beat()})
         connection.sendall("".join(json.dumps(line) + "\n" for line in lines).encode())
 
 
@@ -173,7 +176,7 @@ def beacon(address: Address, proc_rank: int, on_lost: Callable[[], None] = end_t
             raise
         else:
             line.report(bye="")
-        finally:
+        finally:  # the farewell is the last line in the queue
             over.set()
             thread.join(CONNECT_SECONDS)
 

@@ -53,7 +53,7 @@ class Fault:
 
         def with_fault(comm: Communicator, batches: Iterable[pa.RecordBatch], line: Beacon) -> Iterator[pa.RecordBatch]:
             Path(self.folder, f"pid-{os.getpid()}").touch()
-            yield from function(_Faulty(comm, self, line), batches, line)  # type: ignore[arg-type]
+            yield from function(_Faulty(comm, self, line), batches, line)
 
         return with_fault
 
