@@ -4,7 +4,8 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types layers docs bench-quality bench-kernels rapids test-rapids pins ci clean
+.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-kernels rapids \
+	test-rapids pins ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -33,6 +34,9 @@ demo: setup ## run the whole pipeline on synthetic events, or on your own file: 
 
 test: setup ## run all tests and doctests (ARGS="-k words" selects)
 	@$(RUN) $(TEST_THREADS) python -m pytest $(ARGS)
+
+test-faults: setup ## kill ranks, executors and drivers of trainings, 20 times at random (several minutes)
+	@LAKEFACTOR_KILLS=20 $(RUN) $(TEST_THREADS) python -m pytest tests/spark/test_faults.py $(ARGS)
 
 lint: setup ## check style and formatting with ruff
 	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; exit $$status

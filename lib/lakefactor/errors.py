@@ -7,6 +7,7 @@
     ├── SetupError                    3     no      Java, Spark, Delta or the cluster is not as required
     ├── InputError                    4     no      the data cannot be used as it is
     │   ├── TableError                4     no      a table, column or version is missing or different
+    │   ├── SnapshotError             4     no      a snapshot is damaged, foreign or incomplete
     │   └── UnknownIdError            4     no      an id that the tables do not hold
     ├── SolveError                    5     no      a row's system has no unique finite solution
     ├── GateRefusedError              6     no      publishing was refused by the quality gate (and recorded)
@@ -48,6 +49,10 @@ class InputError(LakefactorError):
 
 class TableError(InputError):
     """A table, a column of it, or a version of it is missing or not as its contract says."""
+
+
+class SnapshotError(InputError):
+    """A snapshot of a training is damaged, incomplete, or not of this training; nothing of it is used."""
 
 
 class UnknownIdError(InputError):

@@ -74,13 +74,21 @@ def interactions(config: ConfigFile = None, overrides: Overrides = None, debug: 
     run_job("interactions", config, overrides, debug)
 
 
-@app.command(epilog=_sections("model", "train"))
-def train(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False) -> None:
+@app.command(epilog=_sections("model", "train", "sgd"))
+def train(
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Begin anew, even where the same training was cut off and left snapshots.")
+    ] = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
     """Factorize `interactions` into `user_factors` and `item_factors` of a new model version.
 
-    Readers do not see the version until `publish` makes it the live one.
+    Readers do not see the version until `publish` makes it the live one. A training that was cut off goes on from its
+    last snapshot, if configuration and interactions are still the same.
     """
-    run_job("train", config, overrides, debug)
+    run_job("train", config, overrides, debug, fresh=fresh)
 
 
 @app.command(epilog=_sections("evaluate"))

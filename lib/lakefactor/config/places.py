@@ -47,6 +47,14 @@ def check_root(root: str) -> str:
     return root
 
 
+def check_snapshot_root(root: str) -> str:
+    """Return `root` if snapshots may live under it: the rules of `check_root`."""
+    try:
+        return check_root(root)
+    except ValueError as error:
+        raise ValueError(str(error).replace("tables.root", "train.snapshot_root")) from None
+
+
 def check_catalog(catalog: str) -> str:
     """Return `catalog` if it is ``schema`` or ``catalog.schema`` in plain names; "" means that it is not used.
 

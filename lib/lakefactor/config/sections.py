@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from lakefactor.config.places import check_catalog, check_root
+from lakefactor.config.places import check_catalog, check_root, check_snapshot_root
 
 Algorithm = Literal["implicit_als", "ials", "explicit_als", "nmf", "svd", "lsa", "sgd"]
 Feedback = Literal["implicit", "explicit"]
@@ -262,6 +262,11 @@ class Train(Section):
     snapshot_every: int = Field(
         5, ge=0, le=10_000, description="Iterations between snapshots of the factors; 0: none, a retry begins anew."
     )
+    snapshot_root: Annotated[str, AfterValidator(check_snapshot_root)] = Field(
+        "",
+        description="Folder or URI for snapshots, in reach of all ranks. Empty: `_snapshots` under `tables.root`; with "
+        "`tables.catalog` there are none then.",
+    )
     warm_start: bool = Field(
         False,
         description="Begin from the live model's factors; users and items that it lacks begin as in a cold start.",
@@ -274,11 +279,33 @@ class Train(Section):
     )
     stop_metric: str = Field(
         "",
-        pattern=r"^([a-z]+_at_[0-9]+)?$",
+        pattern=r"^([a-z_]+_at_[0-9]{1,4})?$",
         description="Rank metric on held-out interactions that early stopping watches, as `ndcg_at_10`; empty: the "
         "objective.",
     )
-    stop_patience: int = Field(2, ge=1, le=1000, description="Looks without a better held-out metric before the end.")
+    stop_patience: int = Field(
+        2,
+        ge=1,
+        le=1000,
+        description="Iterations without a better held-out metric before the end; the best one is kept.",
+    )
+    stop_share: float = Field(
+        0.1,
+        gt=0,
+        le=1,
+        description="Share of users of whom `stop_metric` holds out one interaction each; it is not trained on.",
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Train:
+        known = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
+        name, _, cutoff = self.stop_metric.partition("_at_")
+        if self.stop_metric and (name not in known or not 1 <= int(cutoff) <= 1000):
+            raise ValueError(
+                f"train.stop_metric {self.stop_metric!r} is not a rank metric: "
+                f"one of {', '.join(known)}, then _at_ and a cut-off from 1 to 1000"
+            )
+        return self
 
 
 class Sgd(Section):

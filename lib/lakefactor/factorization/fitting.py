@@ -8,7 +8,7 @@ differs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
 
@@ -42,12 +42,15 @@ class Iteration:
         Time of this iteration on this rank.
     entries : int
         Interactions of all ranks; each is visited twice in an iteration.
+    metric : float or None
+        The rank metric on held-out interactions, where ``train.stop_metric`` names one; in [0, 1].
     """
 
     number: int
     objective: float
     seconds: float
     entries: int
+    metric: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,32 @@ class Algorithm(Protocol):
         ...
 
 
+@dataclass
+class Training:
+    """How far a training has come on one rank: what a snapshot holds, and what a start may change.
+
+    Attributes
+    ----------
+    state : State
+        The algorithm's own.
+    history : list of Iteration
+        Iterations done; the same objectives on every rank.
+    best : State or None
+        State after the iteration with the best held-out metric, where that is not the last one.
+    """
+
+    state: State
+    history: list[Iteration] = field(default_factory=list)
+    best: State | None = None
+
+    @property
+    def kept(self) -> int:
+        """Number of the iteration whose state is the result: the first with the best metric, else the last."""
+        metrics = [iteration.metric for iteration in self.history]
+        best = [metric for metric in metrics if metric is not None]
+        return metrics.index(max(best)) + 1 if best else len(metrics)
+
+
 @dataclass(frozen=True)
 class Fit:
     """Result on one rank: the factor rows it owns, and the history of the whole run.
@@ -112,6 +141,8 @@ class Fit:
         The part of every prediction that no row owns.
     totals : Totals
     history : list of Iteration
+    kept : int
+        Number of the iteration that the factors are of; the last one, unless a held-out metric was watched.
     """
 
     factors: dict[Side, NDArray[np.float32]]
@@ -119,6 +150,12 @@ class Fit:
     mean: float
     totals: Totals
     history: list[Iteration]
+    kept: int
+
+    @property
+    def objective(self) -> float:
+        """Objective of the factors."""
+        return self.history[self.kept - 1].objective
 
 
 def fit(
@@ -126,8 +163,11 @@ def fit(
     comm: Communicator,
     model: Model,
     train: Train,
-    on_iteration: Callable[[Iteration], None] = lambda iteration: None,
     sgd: Sgd | None = None,
+    *,
+    start: Callable[[Training], None] = lambda training: None,
+    measure: Callable[[Algorithm], float] | None = None,
+    on_iteration: Callable[[Training], None] = lambda training: None,
     device: str = "cpu",
 ) -> Fit:
     """Factorize; every rank calls this with its own shard.
@@ -136,12 +176,14 @@ def fit(
     ----------
     shard : Shard
     comm : Communicator
-    model, train : Model, Train
-        Configuration sections; the same on every rank.
+    model, train, sgd : Model, Train, Sgd
+        Configuration sections; the same on every rank. ``sgd`` is used by the algorithm of that name only.
+    start : callable
+        Changes the initial state: a snapshot's, or the live model's factors.
+    measure : callable, optional
+        Held-out metric of the factors, larger is better, the same number on every rank; it decides when to stop.
     on_iteration : callable
         Called after each iteration.
-    sgd : Sgd, optional
-        Configuration section, used where ``model.algorithm`` is ``sgd``; by default, its defaults.
     device : str
         Torch's name of this rank's device: ``cpu``, or ``cuda:<n>``.
 
@@ -149,24 +191,58 @@ def fit(
     ------
     SolveError
         A row's system is singular.
+    SnapshotError, InputError
+        From ``start``.
     RankFailedError
         A peer was lost.
     """
     totals = count(shard, comm)
     algorithm = make(shard, comm, model, train, totals, sgd, device)
-    history: list[Iteration] = []
-    for number in range(1, train.iterations + 1):
-        start = perf_counter()
+    training = Training(algorithm.state)
+    start(training)
+    if measure and training.history and training.best is None:
+        training.best = _copy(training.state)
+    while len(training.history) < train.iterations and not stops(training, train):
+        began = perf_counter()
         objective = algorithm.iterate()
-        history.append(Iteration(number, objective, perf_counter() - start, totals.entries))
-        on_iteration(history[-1])
+        seconds = perf_counter() - began
+        metric = measure(algorithm) if measure else None
+        training.history.append(Iteration(len(training.history) + 1, objective, seconds, totals.entries, metric))
+        if measure and training.kept == len(training.history):
+            training.best = _copy(training.state)
+        on_iteration(training)
+    if training.best is not None:
+        overwrite(training.state, training.best)
     return Fit(
         factors={side: algorithm.factors(side) for side in SIDES},
         bias={side: algorithm.bias(side) for side in SIDES},
         mean=algorithm.mean,
         totals=totals,
-        history=history,
+        history=training.history,
+        kept=training.kept,
     )
+
+
+def stops(training: Training, train: Train) -> bool:
+    """Tell whether ``stop_below`` or ``stop_metric`` ends the training before its last iteration."""
+    history = training.history
+    if train.stop_metric and len(history) - training.kept >= train.stop_patience:
+        return True
+    if len(history) < 2:
+        return False
+    before, after = history[-2].objective, history[-1].objective
+    return train.stop_below > 0 and before - after < train.stop_below * abs(before)
+
+
+def overwrite(state: State, other: State) -> None:
+    """Put the values of one state into the arrays of another."""
+    for side, arrays in state.items():
+        for name, array in arrays.items():
+            array[...] = other[side][name]
+
+
+def _copy(state: State) -> State:
+    return {side: {name: array.copy() for name, array in arrays.items()} for side, arrays in state.items()}
 
 
 def make(

@@ -62,7 +62,7 @@ class Sampler:
         self.starts = np.concatenate([[0], np.cumsum(per_rank)])
         self._n_items = int(self.starts[-1])
         own_numbers = self.starts[comm.proc_rank] + np.arange(len(hashes))
-        numbers = torch.from_numpy(comm.exchange(own_numbers[plan.send_rows], plan.send_counts, plan.recv_counts))
+        numbers = torch.from_numpy(plan.fetch(comm, own_numbers))
         rows = torch.from_numpy(np.repeat(np.arange(len(users.ids)), users.n_entries))
         # A pair is user * items + item: one ascending array says both what the entries are and what a user has.
         pairs, self.order = torch.sort(rows * self._n_items + numbers[torch.from_numpy(users.indices).long()])

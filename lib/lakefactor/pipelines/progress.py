@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from lakefactor.log import printable
+
 LINE_EVERY_SECONDS = 2.0
 """Where output is not a terminal: at most one line in this time, and always the first and the last."""
 
@@ -28,6 +30,7 @@ class TrainingProgress:
         self._label = label
         self._console = Console(stderr=True, highlight=False)
         self._last_line = -LINE_EVERY_SECONDS
+        self._notes: list[str] = []
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -50,11 +53,14 @@ class TrainingProgress:
 
     def __call__(self, event: dict[str, Any]) -> None:
         """Show one event."""
-        if event["phase"] != "iteration":
+        if event.get("phase") == "note":
+            self.note(event["text"])
+        if event.get("phase") != "iteration":
             return
         number, left = event["number"], self._iterations - event["number"]
         rate = 2 * event["entries"] / max(event["seconds"], 1e-9)
-        detail = f"objective {event['objective']:.6g}, {_short(rate)} entries/s"
+        metric = "" if event["metric"] is None else f"held-out metric {event['metric']:.4f}, "
+        detail = f"objective {event['objective']:.6g}, {metric}{_short(rate)} entries/s"
         if self._bar:
             self._bar.update(self._task, completed=number, detail=detail)
             return
@@ -63,8 +69,17 @@ class TrainingProgress:
             self._last_line = now
             self._line(f"iteration {number}/{self._iterations}, {detail}, about {left * event['seconds']:.0f} s left")
 
+    def note(self, text: str) -> None:
+        """Show a line of what happens beside the iterations."""
+        self._notes.append(text)
+        self._line(printable(text))
+
+    def told(self) -> dict[str, list[str]]:
+        """Return the notes so far, for `run_log`."""
+        return {"notes": list(self._notes)}
+
     def _line(self, text: str) -> None:
-        self._console.print(f"{self._label}: {text}", soft_wrap=True)
+        self._console.print(f"{self._label}: {text}", soft_wrap=True, markup=False)
 
 
 def _short(number: float) -> str:

@@ -7,30 +7,37 @@ One shuffle brings every interaction to the rank that owns its user; the ranks d
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
-from time import perf_counter
 from typing import Any
 
 import pyarrow as pa
 from pyspark import StorageLevel
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.comm import Communicator
 from lakefactor.config import Config
-from lakefactor.errors import InputError
+from lakefactor.errors import InputError, LakefactorError, RankFailedError
 from lakefactor.factorization.shard import NOTHING_TO_TRAIN_ON
-from lakefactor.spark.barrier import RankFunction, rank_errors, run_on_ranks
-from lakefactor.spark.progress import Address, Listener, reporter
+from lakefactor.factorization.snapshot import Manifest, Place
+from lakefactor.spark.attempts import FIRST, Attempt, attempt_until_done
+from lakefactor.spark.barrier import STARTING_SECONDS, RankFunction, rank_errors, refuse_unfit_cluster, run_on_ranks
+from lakefactor.spark.progress import Beacon
 from lakefactor.spark.resources import training_profile
+from lakefactor.spark.watchdog import Watchdog
 from lakefactor.types import SIDES, Side
 
 OUTPUT_BATCH_ROWS = 8192
+VERDICT_SECONDS = 2.0
+"""The watchdog notices a lost process as fast as Spark does, but perhaps a little later."""
 
 OnEvent = Callable[[dict[str, Any]], None]
-"""Receives live events on the driver: ``{"phase": "load"|"iteration"|"write", ...}``."""
+"""Receives live events on the driver, each with its ``proc_rank``: ``{"phase": "start"|"iteration"|"note", ...}``, or
+``{"timing": {"phase", "iteration", "seconds", "peak_memory_bytes"}}``."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,8 @@ class Trained:
     rows : DataFrame
         Persisted; columns ``side, user_id, item_id, factors, bias, n_entries, log``. Free it with :meth:`release`.
     log : dict
-        What rank 0 recorded: ``mean``, ``totals``, ``history`` (a list of iterations) and ``seconds`` per phase.
+        What rank 0 recorded: ``mean``, ``totals``, ``history`` (a list of iterations), ``kept`` (the iteration that the
+        factors are of), ``held_out`` and ``warm_rows`` (counts).
     """
 
     rows: DataFrame
@@ -54,56 +62,139 @@ class Trained:
 
     @cached_property
     def objective(self) -> float:
-        """Objective after the last iteration."""
-        return self.log["history"][-1]["objective"]
+        """Objective of the factors."""
+        return self.log["history"][self.log["kept"] - 1]["objective"]
 
     def release(self) -> None:
         """Free the executors' copy."""
         self.rows.unpersist()
 
 
+@dataclass(frozen=True)
+class Lifecycle:
+    """What a training has beyond its input and its configuration.
+
+    Attributes
+    ----------
+    place : Place or None
+        Where snapshots go; None: nowhere.
+    warm : DataFrame or None
+        Factor rows to begin from: ``user_id, item_id, factors, bias``, one of the ids null.
+    """
+
+    place: Place | None = None
+    warm: DataFrame | None = None
+
+
 def train_interactions(interactions: DataFrame, config: Config, on_event: OnEvent = lambda event: None) -> Trained:
-    """Factorize a table of interactions.
+    """Factorize a table of interactions, in as many attempts as ``train.attempts`` allows; no snapshots.
+
+    Parameters, errors: as `train_once`.
+    """
+
+    def say(text: str) -> None:
+        on_event({"proc_rank": 0, "phase": "note", "text": text})
+
+    return attempt_until_done(
+        config.train.attempts, None, lambda attempt: train_once(interactions, config, on_event, attempt), say
+    )
+
+
+def train_once(
+    interactions: DataFrame,
+    config: Config,
+    on_event: OnEvent = lambda event: None,
+    attempt: Attempt = FIRST,
+    lifecycle: Lifecycle = Lifecycle(),
+) -> Trained:
+    """Factorize a table of interactions in one attempt.
 
     Parameters
     ----------
     interactions : DataFrame
         ``user_id, item_id, strength``; each pair once. Read at a fixed version, since a repeated stage reads it again.
     config : Config
-        Sections ``model``, ``train`` and ``sgd`` are used.
+        Sections ``model``, ``sgd`` and ``train`` are used.
     on_event : callable
-        Live progress, called on the driver.
+        Live progress, called on the driver in another thread.
+    attempt : Attempt
+    lifecycle : Lifecycle
 
     Raises
     ------
-    InputError, SolveError, RankFailedError, SetupError
+    RankFailedError
+        A rank died, stopped or hung; the text names it.
+    InputError, SolveError, SnapshotError, SetupError
         As raised on a rank, or by :func:`run_on_ranks`.
     """
     spark = interactions.sparkSession
-    ranks = config.train.ranks
-    owned = interactions.select(
-        "user_id",
-        "item_id",
-        F.col("strength").cast("float").alias("strength"),
-        F.expr(f"cast(pmod(xxhash64(user_id), {ranks}) as int)").alias("owner"),
-    )
+    train = config.train
+    profile = training_profile(spark, train)
+    wait = STARTING_SECONDS if attempt.number == 1 else train.timeout_seconds
+    refuse_unfit_cluster(spark, train.ranks, profile, wait)
+    warm = lifecycle.warm if attempt.snapshot is None else None
     types = dict(interactions.dtypes)
     schema = (
         f"side string, user_id {types['user_id']}, item_id {types['item_id']}, "
         "factors array<float>, bias float, n_entries bigint, log string"
     )
-    with Listener(str(spark.conf.get("spark.driver.host")), on_event) as address, rank_errors():
-        function = _rank_function(config, address, _arrow_type(types["user_id"]), _arrow_type(types["item_id"]))
-        profile = training_profile(spark, config.train)
-        rows = run_on_ranks(owned, "owner", ranks, function, schema, config.train.timeout_seconds, profile)
+    tag = f"lakefactor-{secrets.token_hex(8)}"
+    host = str(spark.conf.get("spark.driver.host"))
+    watchdog = Watchdog(host, train.ranks, train.timeout_seconds, on_event, lambda: _cancel(spark, tag))
+    with watchdog as address, _named_by(watchdog, tag), rank_errors():
+        function = _rank_function(
+            config, lifecycle.place, attempt.snapshot, warm is not None, *(_arrow_type(types[f"{s}_id"]) for s in SIDES)
+        )
+        owned = _owned(interactions, warm, train.ranks)
+        rows = run_on_ranks(owned, "owner", train.ranks, function, schema, train.timeout_seconds, address, profile)
         rows = rows.persist(StorageLevel.DISK_ONLY)
-        logs = rows.where(F.col("side") == "log").select("log").collect()
+        try:
+            spark.sparkContext.addJobTag(tag)
+            logs = rows.where(F.col("side") == "log").select("log").collect()
+        except BaseException:
+            rows.unpersist()
+            raise
+        finally:
+            spark.sparkContext.removeJobTag(tag)
     if not logs:  # Spark does not even start the stage where it knows that there are no rows
         raise InputError(NOTHING_TO_TRAIN_ON)
     return Trained(rows, json.loads(logs[0][0]))
 
 
-def _rank_function(config: Config, address: Address, user_type: pa.DataType, item_type: pa.DataType) -> RankFunction:
+@contextmanager
+def _named_by(watchdog: Watchdog, tag: str) -> Iterator[None]:
+    """Raise what ended an attempt: the watchdog's verdict where a process was lost, else the error itself."""
+    try:
+        yield
+    except Exception as error:
+        lost = isinstance(error, RankFailedError) or (not isinstance(error, LakefactorError) and tag in str(error))
+        if lost and (verdict := watchdog.explain(VERDICT_SECONDS)):
+            raise RankFailedError(verdict) from error
+        raise
+
+
+def _cancel(spark: SparkSession, tag: str) -> None:
+    spark.sparkContext.cancelJobsWithTag(tag)
+
+
+def _owned(interactions: DataFrame, warm: DataFrame | None, ranks: int) -> DataFrame:
+    """Return the rows that go to the ranks, each with its owner: the rank of its user (of a lone item: any)."""
+    rows = interactions.select("user_id", "item_id", F.col("strength").cast("float").alias("strength"))
+    if warm is not None:
+        entries = rows.withColumns({"factors": F.lit(None).cast("array<float>"), "bias": F.lit(None).cast("float")})
+        rows = entries.unionByName(warm.withColumn("strength", F.lit(None).cast("float")))
+    key = "xxhash64(user_id)" if warm is None else "if(user_id is null, xxhash64(item_id), xxhash64(user_id))"
+    return rows.withColumn("owner", F.expr(f"cast(pmod({key}, {ranks}) as int)"))
+
+
+def _rank_function(
+    config: Config,
+    place: Place | None,
+    snapshot: Manifest | None,
+    warm: bool,
+    user_type: pa.DataType,
+    item_type: pa.DataType,
+) -> RankFunction:
     output = pa.schema(
         [
             ("side", pa.string()),
@@ -116,39 +207,21 @@ def _rank_function(config: Config, address: Address, user_type: pa.DataType, ite
         ]
     )
 
-    def on_rank(comm: Communicator, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def on_rank(comm: Communicator, batches: Iterable[pa.RecordBatch], line: Beacon) -> Iterator[pa.RecordBatch]:
         # Imported here: the driver needs neither numba nor the kernels.
-        from lakefactor.factorization.fitting import fit
-        from lakefactor.factorization.shard import build_shard
+        from lakefactor.spark.rank import RankTraining
 
-        with reporter(address if comm.proc_rank == 0 else None) as report:
-            start = perf_counter()
-            report({"phase": "load"})
-            shard = build_shard(comm, batches)
-            loaded = perf_counter()
-            trained = fit(
-                shard,
-                comm,
-                config.model,
-                config.train,
-                lambda iteration: report({"phase": "iteration", **asdict(iteration)}),
-                config.sgd,
-            )
-            fitted = perf_counter()
-            report({"phase": "write"})
-        for side in SIDES:
-            rows = shard.rows[side]
-            yield from _factor_batches(
-                output, side, rows.ids, trained.factors[side], trained.bias[side], rows.n_entries
-            )
-        if comm.proc_rank == 0:
-            log = {
-                "mean": trained.mean,
-                "totals": asdict(trained.totals),
-                "history": [asdict(iteration) for iteration in trained.history],
-                "seconds": {"load": loaded - start, "iterations": fitted - loaded},
-            }
-            yield pa.RecordBatch.from_pylist([{"side": "log", "log": json.dumps(log)}], schema=output)
+        training = RankTraining(comm, line, config, place, snapshot, warm)
+        shard, trained = training.run(batches)
+        with line.phase("write"):
+            for side in SIDES:
+                rows = shard.rows[side]
+                yield from _factor_batches(
+                    output, side, rows.ids, trained.factors[side], trained.bias[side], rows.n_entries
+                )
+            if comm.proc_rank == 0:
+                log = json.dumps(training.log(trained))
+                yield pa.RecordBatch.from_pylist([{"side": "log", "log": log}], schema=output)
 
     return on_rank
 
