@@ -81,7 +81,7 @@ def test_the_last_line_of_stdout_is_the_result(calls: Calls) -> None:
     assert result.exit_code == 0
     assert json.loads(result.stdout) == Record().model_dump()
     assert result.stdout.count("\n") == 1
-    assert calls == [("session", "lakefactor train", 7), ("train", "spark", {}), ("stopped",)]
+    assert calls == [("session", "lakefactor train", 7), ("train", "spark", {"fresh": False}), ("stopped",)]
 
 
 def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
