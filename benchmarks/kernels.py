@@ -1,41 +1,58 @@
 """Seconds per iteration (both half-steps) of the kernels on the CPU, beside `implicit` on the same equations.
 
-``make bench-kernels`` (or ``python benchmarks/kernels.py``): synthetic implicit feedback with a popularity power law,
-the same start for both, repetitions in turn so that a busy moment of the machine hits both, medians. Prints a table
-and, as the last line, one JSON object; writes everything to benchmarks/results/kernels.json.
+``make bench-kernels``: synthetic implicit feedback with a popularity power law, the same start for all, repetitions in
+turn so that a busy moment of the machine hits all, medians, and the objective that each iteration reached. Prints a
+table and, as the last line, one JSON object; writes everything to benchmarks/results/kernels.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from implicit.cpu import _als
+from machine import machine
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy.sparse import csr_matrix
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
 from lakefactor.kernels import Method, System, build_csr, gramian, half_step, initial_factors, transpose
 
 RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
 LIBRARIES = ("lakefactor", "implicit", "numba", "numpy", "scipy")
-REG, ALPHA, CG_STEPS = 0.1, 1.0, 3
-SOLVERS = ("cg", "cholesky", "subspace")
+REG, ALPHA, CG_STEPS, BLOCK = 0.1, 1.0, 3, 64
 Factors = NDArray[np.float32]
 Run = Callable[[Factors, Factors], None]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One rank at one size, and the runs to compare: ``ours <solver>`` or ``implicit <solver>``."""
+
+    rank: int
+    users: int
+    items: int
+    entries: int
+    runs: tuple[str, ...]
+
+
+WIDE = ("ours subspace", "ours cg", "ours cholesky", "implicit cg", "implicit cholesky")
+CASES = {
+    "cg_k64": Case(64, 70_000, 10_000, 10_000_000, ("ours cg", "implicit cg")),
+    "cg_k128": Case(128, 70_000, 10_000, 10_000_000, ("ours cg", "implicit cg")),
+    "exact_k64": Case(64, 70_000, 10_000, 10_000_000, ("ours cholesky", "implicit cholesky")),
+    "wide_k256": Case(256, 7_000, 1_000, 1_000_000, WIDE),
+    "wide_k512": Case(512, 3_500, 500, 300_000, WIDE),
+}
 
 
 @dataclass(frozen=True)
@@ -65,18 +82,13 @@ def synthetic(users: int, items: int, entries: int, seed: int) -> Entries:
 
 def lakefactor_run(entries: Entries, solver: Any, threads: int) -> Run:
     """Return one iteration of ours."""
+    method = Method(solver, CG_STEPS if solver == "cg" else 1, BLOCK, threads)
 
     def side(rows: tuple[Any, ...], x: Factors, source: Factors) -> None:
         indptr, indices, excess, confidence = rows
         reg = np.full(len(x), REG, np.float32)
         system = System(indptr, indices, excess, confidence, reg, reg)
-        half_step(
-            system,
-            source,
-            gramian(source).astype(np.float32),
-            x,
-            Method(solver, CG_STEPS if solver == "cg" else 1, threads=threads),
-        )
+        half_step(system, source, gramian(source).astype(np.float32), x, method)
 
     by_user, by_item = (
         (indptr, indices, ALPHA * strengths, 1 + ALPHA * strengths)
@@ -101,7 +113,7 @@ def implicit_run(entries: Entries, solver: str, threads: int) -> Run:
     def run(users: Factors, items: Factors) -> None:
         with threadpool_limits(1, "blas"):
             for rows, x, source in ((by_user, users, items), (by_item, items, users)):
-                if solver != "cholesky":  # it has no subspace solver: CG is the nearest
+                if solver == "cg":
                     _als.least_squares_cg(rows, x, source, REG, num_threads=threads, cg_steps=CG_STEPS)
                 else:
                     _als.least_squares(rows, x, source, REG, num_threads=threads)
@@ -109,10 +121,33 @@ def implicit_run(entries: Entries, solver: str, threads: int) -> Run:
     return run
 
 
-def measure(runs: dict[str, Run], start: tuple[Factors, Factors], repeats: int) -> tuple[dict[str, Any], float]:
-    """Return seconds of each run's repetitions, and how far the factors of the two are apart after an iteration."""
-    seconds: dict[str, Any] = {name: [] for name in runs}
-    found = {}
+def objective(entries: Entries, users: Factors, items: Factors) -> float:
+    """Return sum c (1 - p)^2 over the entries, p^2 over all other pairs, and the penalty, in float64."""
+    indptr, indices, strengths = entries.by_user
+    total = float(np.sum(gramian(users) * gramian(items)))
+    total += REG * float(np.square(users, dtype=np.float64).sum() + np.square(items, dtype=np.float64).sum())
+    user_of = np.repeat(np.arange(len(users), dtype=np.int32), np.diff(indptr))
+    step = max(1, (256 << 20) // (8 * users.shape[1]))
+    for first in range(0, len(indices), step):
+        some = slice(first, first + step)
+        p = np.einsum("ij,ij->i", users[user_of[some]], items[indices[some]]).astype(np.float64)
+        total += float(np.sum((1 + ALPHA * strengths[some]) * (1 - p) ** 2 - p**2))
+    return total
+
+
+def measure(case: Case, threads: int, repeats: int, seed: int = 0) -> dict[str, Any]:
+    """Return seconds of every repetition of each run, their medians, and the objective after an iteration."""
+    entries = synthetic(case.users, case.items, case.entries, seed)
+    start = (
+        initial_factors(np.arange(case.users, dtype=np.uint64), seed, case.rank, "user"),
+        initial_factors(np.arange(case.items, dtype=np.uint64), seed, case.rank, "item"),
+    )
+    runs = {}
+    for name in case.runs:
+        whose, solver = name.split()
+        runs[name] = (lakefactor_run if whose == "ours" else implicit_run)(entries, solver, threads)
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    reached = {}
     for repeat in range(-1, repeats):  # the first is for compiling and for touching the memory
         for name, run in runs.items():
             users, items = start[0].copy(), start[1].copy()
@@ -120,99 +155,81 @@ def measure(runs: dict[str, Run], start: tuple[Factors, Factors], repeats: int) 
             run(users, items)
             if repeat >= 0:
                 seconds[name].append(time.perf_counter() - began)
-            found[name] = items
-    first, second = found.values()
-    return seconds, float(np.linalg.norm(first - second) / np.linalg.norm(second))
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    info = Path("/proc/cpuinfo")
-    models = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-    blas = [
-        f"{lib['internal_api']} {lib['version']} {lib['architecture']}"
-        for lib in threadpool_info()
-        if "architecture" in lib
-    ]
+            else:
+                reached[name] = objective(entries, users, items)
     return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": os.cpu_count(),
-        "load_average": [round(load, 2) for load in os.getloadavg()],
-        "python": platform.python_version(),
-        "blas": sorted(set(blas)),
-        "openblas_coretype": os.environ.get("OPENBLAS_CORETYPE"),
-        "libraries": {name: version(name) for name in LIBRARIES},
+        "problem": {key: getattr(case, key) for key in ("rank", "users", "items", "entries")},
+        "seconds": seconds,
+        "median_seconds": {name: statistics.median(times) for name, times in seconds.items()},
+        "objective": reached,
     }
+
+
+def speedup(result: dict[str, Any], ours: str, peer: str) -> float:
+    """Return how many times as fast ours is, by the medians."""
+    return float(result["median_seconds"][peer] / result["median_seconds"][ours])
+
+
+def headline(results: dict[str, Any]) -> dict[str, float]:
+    """Return the ratios that others rely on, of the cases that were measured."""
+    line = {}
+    for name, solver in (("cg_k64", "cg"), ("cg_k128", "cg"), ("exact_k64", "cholesky")):
+        if name in results:
+            kind, rank = name.split("_")
+            line[f"{kind}_speedup_vs_implicit_{rank}"] = speedup(results[name], f"ours {solver}", f"implicit {solver}")
+    for rank in ("k256", "k512"):
+        if f"wide_{rank}" in results:
+            for peer in ("cg", "cholesky"):
+                key = f"subspace_speedup_vs_implicit_{'exact' if peer == 'cholesky' else peer}_{rank}"
+                line[key] = speedup(results[f"wide_{rank}"], "ours subspace", f"implicit {peer}")
+    return {key: round(value, 3) for key, value in line.items()}
+
+
+def run(
+    names: tuple[str, ...] = tuple(CASES), threads: int = 2, repeats: int = 3, scale: float = 1.0
+) -> dict[str, Any]:
+    """Measure the named cases; ``scale`` shrinks them all, for a trial."""
+    results = {}
+    for name in names:
+        case = CASES[name]
+        users, items, entries = (max(1, int(scale * n)) for n in (case.users, case.items, case.entries))
+        results[name] = measure(Case(case.rank, users, items, entries, case.runs), threads, repeats)
+        Console(stderr=True).print(table(name, results[name]))
+    return {
+        "cg_steps": CG_STEPS,
+        "block_size": BLOCK,
+        "threads": threads,
+        "results": results,
+        **headline(results),
+    }
+
+
+def table(name: str, result: dict[str, Any]) -> Table:
+    """Return one case's medians with their range, and the objectives."""
+    problem = result["problem"]
+    shown = Table(title=f"{name}: {problem['entries']:,} entries, {problem['users']:,} x {problem['items']:,}")
+    for heading in ("run", "seconds per iteration", "range", "objective"):
+        shown.add_column(heading, justify="left" if heading == "run" else "right")
+    for run_name, times in result["seconds"].items():
+        median, reached = result["median_seconds"][run_name], result["objective"][run_name]
+        shown.add_row(run_name, f"{median:.3f}", f"{min(times):.3f} - {max(times):.3f}", f"{reached:.6g}")
+    return shown
 
 
 def main() -> None:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in {
-        "users": 70_000, "items": 10_000, "entries": 9_900_000, "rank": 64, "threads": 2, "repeats": 5, "seed": 0,
-    }.items():  # fmt: skip
-        parser.add_argument(f"--{name}", type=int, default=value, help=f"default {value:,}")
-    parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=SOLVERS[:2], help="default: cg cholesky")
+    parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; default: all")
+    parser.add_argument("--threads", type=int, default=2, help="default 2")
+    parser.add_argument("--repeats", type=int, default=3, help="default 3")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the sizes, for a trial")
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of the raw results")
     args = parser.parse_args()
-
-    console = Console()
-    before = machine()
-    with console.status("drawing entries"):
-        entries = synthetic(args.users, args.items, args.entries, args.seed)
-    start = (
-        initial_factors(np.arange(args.users, dtype=np.uint64), args.seed, args.rank, "user"),
-        initial_factors(np.arange(args.items, dtype=np.uint64), args.seed, args.rank, "item"),
-    )
-    results = {}
-    for solver in args.solvers:
-        runs = {
-            "lakefactor": lakefactor_run(entries, solver, args.threads),
-            "implicit": implicit_run(entries, solver, args.threads),
-        }
-        with console.status(f"{solver}: {args.repeats} repetitions of each"):
-            seconds, apart = measure(runs, start, args.repeats)
-        medians = {name: statistics.median(times) for name, times in seconds.items()}
-        results[solver] = {
-            "seconds": seconds,
-            "median_seconds": medians,
-            "times_as_fast": medians["implicit"] / medians["lakefactor"],
-            "relative_difference_of_item_factors": apart,
-        }
-    console.print(table(results, args))
-    report = {
-        "benchmark": "kernels",
-        "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "problem": {name: getattr(args, name) for name in ("users", "items", "entries", "rank", "threads", "seed")},
-        "cg_steps": CG_STEPS,
-        "machine": before | {"load_average_after": [round(load, 2) for load in os.getloadavg()]},
-        "results": results,
-    }
+    before = machine(LIBRARIES)
+    found = run(tuple(args.cases) or tuple(CASES), args.threads, args.repeats, args.scale)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(report, indent=2) + "\n")
-    summary = {
-        solver: {"seconds": r["median_seconds"], "times_as_fast": r["times_as_fast"]} for solver, r in results.items()
-    }
-    print(json.dumps({"benchmark": "kernels", "out": str(args.out), "results": summary}))
-
-
-def table(results: dict[str, Any], args: argparse.Namespace) -> Table:
-    """Return the medians with their range; ``apart`` is the relative difference of the two's item factors."""
-    shown = Table(
-        title=f"Seconds per iteration, median (range)\n{args.entries:,} entries, {args.users:,} x {args.items:,}, "
-        f"rank {args.rank}, {args.threads} threads"
-    )
-    for heading in ("solver", "lakefactor", "implicit", "ratio", "apart"):
-        shown.add_column(heading, justify="left" if heading == "solver" else "right")
-    for solver, result in results.items():
-        cells = [
-            f"{result['median_seconds'][name]:.2f} ({min(times):.2f} - {max(times):.2f})"
-            for name, times in result["seconds"].items()
-        ]
-        name = {"cg": f"CG-{CG_STEPS}", "cholesky": "exact"}.get(solver, solver)
-        apart = result["relative_difference_of_item_factors"]
-        shown.add_row(name, *cells, f"{result['times_as_fast']:.1f}", f"{apart:.0e}")
-    return shown
+    args.out.write_text(json.dumps({"benchmark": "kernels", "machine": before, **found}, indent=1) + "\n")
+    print(json.dumps(headline(found["results"])))
 
 
 if __name__ == "__main__":

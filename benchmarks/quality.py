@@ -8,21 +8,19 @@ table and, as the last line, one JSON object; writes everything to benchmarks/re
 from __future__ import annotations
 
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import peers
 import pyarrow as pa
+from machine import machine
 from pyspark.sql import SparkSession
 from rich.table import Table
 from scipy.sparse import csr_matrix
@@ -210,18 +208,6 @@ def as_matrices(fold: Fold) -> tuple[csr_matrix, csr_matrix]:
     )
 
 
-def machine() -> dict[str, Any]:
-    """Return what the figures were measured on."""
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":")[1].strip() for line in cpuinfo if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "libraries": {name: version(name) for name in LIBRARIES},
-    }
-
-
 def headline(results: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Return the figures by the names that others rely on, as ``ml100k_ndcg_at_10_implicit``."""
     line = {}
@@ -253,7 +239,7 @@ def main(names: Sequence[str]) -> None:
                 "measured_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
             }
     spark.stop()
-    record |= {"command": "make bench-quality", "machine": machine()}
+    record |= {"command": "make bench-quality", "machine": machine(LIBRARIES)}
     record["tasks"] = {name: record["tasks"][name] for name in TASKS if name in record["tasks"]}
     RESULTS.write_text(json.dumps(record, indent=1) + "\n")
     table = Table("figure", "value", box=None)
