@@ -1,4 +1,4 @@
-"""Stochastic gradients through the pipelines: the recorded section trains the folds, and ratings are measured as such."""
+"""Stochastic gradients through the pipelines: folds train by the recorded section, and ratings are measured."""
 
 from __future__ import annotations
 
