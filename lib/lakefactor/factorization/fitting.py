@@ -258,7 +258,7 @@ def make(
     if model.algorithm == "sgd":
         from lakefactor.factorization import sgd as stochastic
 
-        return stochastic.Sgd(shard, comm, model, train, sgd or Sgd(), totals)
+        return stochastic.Sgd(shard, comm, model, train, sgd or Sgd(), totals, device)
     from lakefactor.factorization.als import Als
     from lakefactor.factorization.svd import Svd
 
