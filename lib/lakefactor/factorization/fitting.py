@@ -250,7 +250,7 @@ def stops(training: Training, train: Train) -> bool:
 
 def _refuse_not_finite(comm: Communicator, results: list[NDArray[np.float32]], totals: Totals) -> None:
     """Raise SolveError on every rank where a number of any rank's result is not finite."""
-    if strange := int(sum_over_ranks(comm, sum(np.count_nonzero(~np.isfinite(result)) for result in results))):
+    if strange := int(sum_over_ranks(comm, sum(int((~np.isfinite(result)).sum()) for result in results))):
         raise SolveError([], f"{strange} numbers of the factors are beyond float32. {totals.strengths}")
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lakefactor.config import Model, Sgd, Train, load
-from lakefactor.errors import ConfigError, InputError, LakefactorError, SolveError
+from lakefactor.errors import ConfigError, InputError, SolveError
 from lakefactor.factorization.fitting import fit
 from lakefactor.factorization.shard import build_shard
 from lakefactor.testing.interactions import deal, random_interactions
@@ -82,8 +82,7 @@ def check_finite_or_explained(table: pa.Table, model: dict, how: dict, **setting
     """Train; return the text of the error, "" where the result is finite."""
     try:
         arrays = train(table, model, how, **settings)
-    except LakefactorError as error:
-        assert isinstance(error, InputError | SolveError | ConfigError)
+    except (InputError, SolveError) as error:
         return str(error)
     assert all(np.isfinite(array).all() for array in arrays)
     return ""
@@ -183,7 +182,7 @@ def test_a_pair_twice_is_refused_on_every_rank(size):
     dealt = deal(pa.concat_tables([TABLE, TABLE.slice(0, 2)]), size)
 
     def on_rank(comm):
-        with pytest.raises(InputError, match="2 repeated .* each pair must occur once: rebuild the table"):
+        with pytest.raises(InputError, match=r"2 repeated .* each pair must occur once: rebuild the table"):
             build_shard(comm, dealt[comm.proc_rank])
         return True
 
