@@ -66,6 +66,7 @@ class Als:
         self._equation = Equation(model, totals.mean_strength if model.algorithm == "explicit_als" else 0.0)
         self._equation.check(totals.min_strength)
         self._method = method(model, train)
+        self._totals = totals
         self._wire = train.exchange_dtype
         self._systems = {
             side: self._equation.system(side, rows.indptr, rows.indices, rows.strengths, totals.rows(other(side)))
@@ -150,7 +151,7 @@ class Als:
             f"the systems of {failed} {side} rows are singular or not finite; "
             f"raise model.{side}_reg (now {getattr(model, side + '_reg')})"
             + (f" or model.bias_reg (now {model.bias_reg})" if self._equation.biased else "")
-            + f", or lower model.rank (now {model.rank})"
+            + f", or lower model.rank (now {model.rank}). {self._totals.strengths}"
         )
 
     def _initial(self, side: Side, totals: Totals) -> NDArray[np.float32]:

@@ -28,7 +28,8 @@ def encode(batches: Iterable[pa.RecordBatch]) -> tuple[Coded, Coded, NDArray[np.
             # One dictionary for all batches of a block: an id is hashed once here, and once more per block.
             chunks = block.column(side).dictionary_encode().chunks
             coded[side].append(pa.DictionaryArray.from_arrays(_indices(chunks), chunks[-1].dictionary))
-        strengths += [chunk.to_numpy(zero_copy_only=False).astype(np.float32) for chunk in block.column(2).chunks]
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, which `build_shard` refuses
+            strengths += [chunk.to_numpy(zero_copy_only=False).astype(np.float32) for chunk in block.column(2).chunks]
     users, items = (_unify_codes(chunks) for chunks in coded)
     return users, items, np.concatenate(strengths)
 

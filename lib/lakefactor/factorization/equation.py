@@ -75,18 +75,20 @@ class Equation:
         return self.model.algorithm == "nmf"
 
     def check(self, smallest: float) -> None:
-        """Raise ConfigError or InputError where ``nmf`` has no meaning; ``smallest`` is the least strength of all."""
-        if not self.nonnegative:
-            return
-        if self.a0 > 1:
+        """Raise ConfigError or InputError where a model has no meaning; ``smallest`` is the least strength of all.
+
+        Weights below 0, too, are none: the more wrong a prediction, the better.
+        """
+        if self.nonnegative and self.a0 > 1:
             raise ConfigError(
                 f"model.unobserved_weight is {self.a0:g}; nmf needs 0 < unobserved_weight <= 1, as the weight of an "
                 "observed pair is 1."
             )
-        if smallest < 0:
+        used = self.model.algorithm == "nmf" or (self.model.feedback == "implicit" and self.model.strength == "value")
+        if used and smallest < 0:
             raise InputError(
-                f"found a strength of {smallest:g}; nmf needs strengths of 0 or more. Correct the interactions, or "
-                'use model.algorithm = "explicit_als".'
+                f"found a strength of {smallest:g}; {self.model.algorithm} needs strengths of 0 or more. Correct the "
+                'interactions, or use model.algorithm = "explicit_als".'
             )
 
     def system(

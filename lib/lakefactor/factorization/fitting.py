@@ -15,8 +15,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lakefactor.comm import Communicator, all_gather
+from lakefactor.comm import Communicator, all_gather, sum_over_ranks
 from lakefactor.config import Model, Sgd, Train
+from lakefactor.errors import SolveError
 from lakefactor.factorization.shard import Shard
 from lakefactor.types import SIDES, Side
 
@@ -73,6 +74,14 @@ class Totals:
     def rows(self, side: Side) -> int:
         """Return how many rows a side has."""
         return self.users if side == "user" else self.items
+
+    @property
+    def strengths(self) -> str:
+        """A sentence for errors: what cannot be solved is often one strength beyond all measure."""
+        return (
+            f"Strengths are {self.min_strength:g} to {self.max_strength:g}, {self.mean_strength:g} on average: correct "
+            "or scale them where these are not what was measured"
+        )
 
 
 class Algorithm(Protocol):
@@ -190,8 +199,10 @@ def fit(
     Raises
     ------
     SolveError
-        A row's system is singular.
-    SnapshotError, InputError
+        A row's system is singular, or a factor is beyond float32; every rank raises it.
+    ConfigError, InputError
+        The model has no meaning for the strengths, or from ``start``.
+    SnapshotError
         From ``start``.
     RankFailedError
         A peer was lost.
@@ -213,9 +224,12 @@ def fit(
         on_iteration(training)
     if training.best is not None:
         overwrite(training.state, training.best)
+    factors: dict[Side, NDArray[np.float32]] = {side: algorithm.factors(side) for side in SIDES}
+    bias: dict[Side, NDArray[np.float32]] = {side: algorithm.bias(side) for side in SIDES}
+    _refuse_not_finite(comm, [*factors.values(), *bias.values()], totals)
     return Fit(
-        factors={side: algorithm.factors(side) for side in SIDES},
-        bias={side: algorithm.bias(side) for side in SIDES},
+        factors=factors,
+        bias=bias,
         mean=algorithm.mean,
         totals=totals,
         history=training.history,
@@ -232,6 +246,12 @@ def stops(training: Training, train: Train) -> bool:
         return False
     before, after = history[-2].objective, history[-1].objective
     return train.stop_below > 0 and before - after < train.stop_below * abs(before)
+
+
+def _refuse_not_finite(comm: Communicator, results: list[NDArray[np.float32]], totals: Totals) -> None:
+    """Raise SolveError on every rank where a number of any rank's result is not finite."""
+    if strange := int(sum_over_ranks(comm, sum(int((~np.isfinite(result)).sum()) for result in results))):
+        raise SolveError([], f"{strange} numbers of the factors are beyond float32. {totals.strengths}")
 
 
 def overwrite(state: State, other: State) -> None:

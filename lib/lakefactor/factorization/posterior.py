@@ -137,11 +137,17 @@ class PosteriorMean:
         failed = 0
         try:
             solve = prepare(system, method, self._train.backend, self._device)
-            solve(source, (noise * precision).astype(FACTOR_DTYPE), own)
+            with np.errstate(over="ignore"):  # such rows are refused
+                base = (noise * precision).astype(FACTOR_DTYPE)
+            solve(source, base, own)
         except SolveError as error:
             failed = len(error.rows)
         if failed := int(sum_over_ranks(self._comm, failed)):
-            raise SolveError([], f"the systems of {failed} {side} rows are singular or not finite; lower model.rank")
+            raise SolveError(
+                [],
+                f"the systems of {failed} {side} rows are singular or not finite; lower model.rank (now "
+                f"{self._model.rank}). {self._totals.strengths}",
+            )
         own += prior
 
     def _average(self, count: int, noise: float) -> None:

@@ -92,6 +92,8 @@ class Sgd:
         self._sampler = Sampler(comm, shard, negatives, model.seed, self._device)
         self._n_steps = -(-totals.entries // config.batch_entries)
         self.mean = totals.mean_strength if rated else 0.0
+        if not rated:
+            Equation(model).check(totals.min_strength)
         strengths = shard.rows["user"].strengths[self._sampler.order.numpy()]
         self._targets = self._tensor(strengths - np.float32(self.mean))
         self._weights = self._tensor(np.ones_like(strengths) if rated else Equation(model).weights(strengths))

@@ -91,11 +91,20 @@ def build_shard(comm: Communicator, batches: Iterable[pa.RecordBatch]) -> Shard:
     Raises
     ------
     InputError
-        A pair occurs twice, or no rank has an entry.
+        A pair occurs twice, a strength is no number that float32 can hold, or no rank has an entry.
     """
     (user_ids, users), (item_ids, columns), strengths = encode(batches)
-    if comm.all_reduce_sum(np.array([len(strengths)], dtype=np.float64))[0] == 0:
+    strange = np.flatnonzero(~np.isfinite(strengths))
+    entries, refused = comm.all_reduce_sum(np.array([len(strengths), len(strange)], dtype=np.float64))
+    if entries == 0:
         raise InputError(NOTHING_TO_TRAIN_ON)
+    if refused:
+        entry = int(strange[0]) if len(strange) else -1
+        first = f", the first of user {user_ids[int(users[entry])]}" if len(strange) else ""
+        raise InputError(
+            f"interactions hold {int(refused)} strengths that are NaN, null, or beyond 3.4e38{first}; "
+            "correct the events, or rebuild the table with 'lakefactor interactions'"
+        )
     user_ids, users = reorder(order_ids(user_ids, np.bincount(users, minlength=len(user_ids))), user_ids, users)
     owners = owner_of(item_ids, comm.size)
     item_ids, columns = reorder(

@@ -122,7 +122,8 @@ class Svd:
         if not self._users_are_current:
             for first in range(0, self._rank, 8 * BLOCK):
                 columns = slice(first, first + 8 * BLOCK)
-                users[:, columns] = self._times("user", items[:, columns])
+                with np.errstate(over="ignore"):  # `fit` refuses what float32 cannot hold
+                    users[:, columns] = self._times("user", items[:, columns])
             self._users_are_current = True
         return users
 

@@ -67,14 +67,16 @@ def conjugate_gradients(
 ) -> float:
     """Improve padded ``x`` in place, as `_rows.solve_cg` does; return x'Mx - 2x'b."""  # fmt: skip
     cols, weights, targets = entries
-    none = np.zeros_like(targets)
+    none = np.zeros(SEGMENT_ENTRIES, np.float32)
     partial_rest: Callable[..., Any] = _rows.partial_rest
 
-    def rest(p: Float64s, used: Float32s) -> tuple[Float64s, Float64s]:
+    def rest(p: Float64s, *used: Float32s) -> tuple[Float64s, Float64s]:
         narrow = p.astype(np.float32)
-        found, linear = summed(
-            lambda *segment: partial_rest(source, base.shape[1], *segment, narrow), (cols, weights, used), threads
-        )
+
+        def part(cols: NDArray[np.int32], weights: Float32s, targets: Float32s = none) -> Any:
+            return partial_rest(source, base.shape[1], cols, weights, targets[: len(cols)], narrow)
+
+        found, linear = summed(part, (cols, weights, *used), threads)
         return found - base[:, : len(p)].astype(np.float64) @ p - regs * p, linear
 
     start = x.astype(np.float64)
@@ -85,7 +87,7 @@ def conjugate_gradients(
     for _ in range(steps):
         if square <= solved:
             break
-        fall = rest(direction, none)[0]
+        fall = rest(direction)[0]
         curvature = -(direction @ fall)
         if not curvature > 0.0:
             return np.nan

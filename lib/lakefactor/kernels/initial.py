@@ -65,4 +65,4 @@ def standard_normals(state: NDArray[np.uint64], k: int) -> NDArray[np.float64]:
     uniform = (bits.astype(np.float64) + 0.5) * _UNIT  # in (0, 1): its logarithm is finite
     radius = np.sqrt(-2.0 * np.log(uniform[:, 0::2]))
     angle = 2.0 * np.pi * uniform[:, 1::2]
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2).reshape(len(state), -1)[:, :k]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=2).reshape(len(state), len(columns))[:, :k]
