@@ -65,6 +65,8 @@ class Entries:
 
 def synthetic(users: int, items: int, entries: int, seed: int) -> Entries:
     """Draw distinct (user, item) pairs: activity is log-normal, popularity a power law of the item's position."""
+    if 2 * entries > users * items:
+        raise ValueError(f"{entries:,} distinct pairs do not fit well into {users:,} x {items:,}")
     rng = np.random.default_rng(seed)
     activity = np.cumsum(rng.lognormal(0.0, 1.0, users))
     popularity = np.cumsum((np.arange(items) + 20.0) ** -0.9)
