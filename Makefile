@@ -55,6 +55,9 @@ docs: setup ## regenerate conf/*.toml, docs/tables.md, docs/configuration.md and
 	@$(RUN) python -m lakefactor.config.toml
 	@$(RUN) python benchmarks/report.py
 
+bench-train: setup ## the training engine beside MLlib, implicit and scikit-learn (45 minutes; ARGS=PART runs one part)
+	@$(RUN) OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/train.py $(ARGS)
+
 bench-quality: setup ## rank and rating metrics on real data, beside implicit and popularity
 	@$(RUN) python benchmarks/quality.py $(ARGS)
 

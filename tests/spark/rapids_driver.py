@@ -20,16 +20,14 @@ from lakefactor.spark import session
 from lakefactor.spark.splits import folds
 from lakefactor.spark.tables import Tables
 
-folder = Path(sys.argv[1])
-implicit = {
-    "tables": {"root": str(folder / "lake")},
+IMPLICIT = {
     "model": {"rank": 2},
     "train": {"iterations": 1, "ranks": 2},
     "interactions": {"half_life_days": 30.0, "log_scale": 1.0},
     "recommend": {"similar_n": 2},
     "publish": {"beat_popularity": False},
 }
-explicit = {"tables": implicit["tables"], "model": {"algorithm": "explicit_als"}}
+EXPLICIT = {"model": {"algorithm": "explicit_als"}}
 
 
 def write_events(file: Path) -> None:
@@ -68,27 +66,34 @@ def plan(rows: DataFrame) -> None:
     rows.write.format("noop").mode("overwrite").save()
 
 
-config = Config.model_validate(implicit)
-write_events(folder / "events.csv")
-spark = session.build(config, "explained")
-tell_keys(spark)
-tables = Tables(spark, config.tables)
-with step(spark, "ingest"):
-    ingest.run(spark, config, [str(folder / "events.csv")])
-with step(spark, "interactions"):
-    interactions.run(spark, Config.model_validate(explicit))
-    interactions.run(spark, config)
-with step(spark, "train"):
-    train.run(spark, config)
-with step(spark, "splits"):
-    for split in ("k_fold", "random_holdout", "leave_last_out", "user_holdout"):
-        keys = config.evaluate.model_copy(update={"split": split})
-        fold = next(iter(folds(tables.read("interactions"), keys)))
-        plan(fold.train)
-        plan(fold.test)
-with step(spark, "evaluate"):
-    evaluate.run(spark, config)
-with step(spark, "publish"):
-    publish.run(spark, config)
-with step(spark, "recommend"):
-    recommend.run(spark, config)
+def main(folder: Path) -> None:
+    """Run every step on events below ``folder``."""
+    place = {"tables": {"root": str(folder / "lake")}}
+    config = Config.model_validate(place | IMPLICIT)
+    write_events(folder / "events.csv")
+    spark = session.build(config, "explained")
+    tell_keys(spark)
+    tables = Tables(spark, config.tables)
+    with step(spark, "ingest"):
+        ingest.run(spark, config, [str(folder / "events.csv")])
+    with step(spark, "interactions"):
+        interactions.run(spark, Config.model_validate(place | EXPLICIT))
+        interactions.run(spark, config)
+    with step(spark, "train"):
+        train.run(spark, config)
+    with step(spark, "splits"):
+        for split in ("k_fold", "random_holdout", "leave_last_out", "user_holdout"):
+            keys = config.evaluate.model_copy(update={"split": split})
+            fold = next(iter(folds(tables.read("interactions"), keys)))
+            plan(fold.train)
+            plan(fold.test)
+    with step(spark, "evaluate"):
+        evaluate.run(spark, config)
+    with step(spark, "publish"):
+        publish.run(spark, config)
+    with step(spark, "recommend"):
+        recommend.run(spark, config)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -74,7 +74,7 @@ def test_reduced_precision_of_exact_solutions(algorithm, precision):
 @every_model
 @pytest.mark.parametrize("size", [2, 4])
 def test_bfloat16_on_the_wire(algorithm, size):
-    """A rank's own rows are not rounded, so the number of ranks matters; one number is off by 2^-9 = 2e-3 of it at most."""
+    """Own rows are not rounded, so the number of ranks matters; a number is off by at most 2^-9 = 2e-3 of it."""
     train = Train(iterations=4, solver="cholesky", exchange_dtype="bfloat16")
     rounded = objectives(MODELS[algorithm], train, size, 8)
     exact = objectives(MODELS[algorithm], Train(iterations=4, solver="cholesky"))
