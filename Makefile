@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-kernels rapids \
+.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality rapids \
 	test-rapids pins ci clean
 
 PYTHON ?= python3
@@ -60,9 +60,6 @@ bench-train: setup ## the training engine beside MLlib, implicit and scikit-lear
 
 bench-quality: setup ## rank and rating metrics on real data, beside implicit and popularity
 	@$(RUN) python benchmarks/quality.py $(ARGS)
-
-bench-kernels: setup ## seconds per half-step of the kernels, beside implicit
-	@$(RUN) python benchmarks/kernels.py $(ARGS)
 
 rapids: setup ## fetch the RAPIDS plugin (1 GB) for its tests, which `make test` then runs too
 	@$(RUN) python scripts/fetch_rapids.py

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from kernels import LIBRARIES, REG, synthetic
+from kernels import REG, synthetic
 from machine import machine
 
 from lakefactor.kernels import Method, System, gramian, initial_factors
@@ -109,7 +109,7 @@ def main() -> None:
         "device": args.device if args.device == "cpu" else torch.cuda.get_device_name(args.device),
         "torch": torch.__version__,
         "peaks": {"tflops": args.peak_tflops, "gbps": args.peak_gbps},
-        "machine": machine(LIBRARIES),
+        "machine": machine(("lakefactor", "torch", "numpy")),
         "results": results,
     }
     args.out.parent.mkdir(parents=True, exist_ok=True)

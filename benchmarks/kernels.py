@@ -1,8 +1,8 @@
 """Seconds per iteration (both half-steps) of the kernels on the CPU, beside `implicit` on the same equations.
 
-``make bench-kernels``: synthetic implicit feedback with a popularity power law, the same start for all, repetitions in
-turn so that a busy moment of the machine hits all, medians, and the objective that each iteration reached. Prints a
-table and, as the last line, one JSON object; writes everything to benchmarks/results/kernels.json.
+``make bench-train ARGS=kernels``: synthetic implicit feedback with a popularity power law, the same start for all,
+repetitions in turn so that a busy moment of the machine hits all, medians, and the objective that each iteration
+reached. ``python benchmarks/kernels.py cg_k64 --scale 0.1`` measures a case at a tenth of its size and prints it.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from implicit.cpu import _als
-from machine import machine
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -27,8 +25,6 @@ from threadpoolctl import threadpool_limits
 
 from lakefactor.kernels import Method, System, build_csr, gramian, half_step, initial_factors, transpose
 
-RESULTS = Path(__file__).resolve().parent / "results" / "kernels.json"
-LIBRARIES = ("lakefactor", "implicit", "numba", "numpy", "scipy")
 REG, ALPHA, CG_STEPS, BLOCK = 0.1, 1.0, 3, 64
 Factors = NDArray[np.float32]
 Run = Callable[[Factors, Factors], None]
@@ -219,18 +215,14 @@ def table(name: str, result: dict[str, Any]) -> Table:
 
 
 def main() -> None:
-    """Measure, print, write."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", metavar="case", help=f"of {', '.join(CASES)}; default: all")
     parser.add_argument("--threads", type=int, default=2, help="default 2")
     parser.add_argument("--repeats", type=int, default=3, help="default 3")
     parser.add_argument("--scale", type=float, default=1.0, help="share of the sizes, for a trial")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="file of the raw results")
     args = parser.parse_args()
-    before = machine(LIBRARIES)
     found = run(tuple(args.cases) or tuple(CASES), args.threads, args.repeats, args.scale)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"benchmark": "kernels", "machine": before, **found}, indent=1) + "\n")
     print(json.dumps(headline(found["results"])))
 
 

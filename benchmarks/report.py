@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,7 +27,7 @@ def results(name: str) -> dict[str, Any]:
 
 def page() -> str:
     """Return the text of docs/results.md."""
-    quality, kernels = results("quality"), results("kernels")
+    quality, engine = results("quality"), results("train")
     return "\n".join(
         [
             "# Results",
@@ -33,7 +35,7 @@ def page() -> str:
             "Made by `make docs` from benchmarks/results/*.json; not written by hand.",
             "",
             *_quality(quality),
-            *_kernels(kernels),
+            *_engine(engine),
         ]
     )
 
@@ -77,29 +79,158 @@ def _metrics(task: dict[str, Any], name: str) -> list[str]:
     return list(task["figures"]["implicit"])
 
 
-def _kernels(record: dict[str, Any]) -> list[str]:
-    problem, machine = record["problem"], record["machine"]
+def _engine(record: dict[str, Any]) -> list[str]:
+    """Return the parts of ``make bench-train`` that were measured."""
     lines = [
-        "## Kernels beside `implicit`",
+        "## The training engine beside its peers",
         "",
-        f"`make bench-kernels`: {problem['entries']:,} entries, {problem['users']:,} x {problem['items']:,}, rank "
-        f"{problem['rank']}, {problem['threads']} threads on {machine['cpu']}, {machine['cores']} cores; the two in "
-        f"turn. Load average {machine['load_average'][0]:.1f} before and {machine['load_average_after'][0]:.1f} after: "
-        "where it is above the number of cores, read the ratio and not the seconds.",
+        "`make bench-train`: medians of repetitions in turn (fastest to slowest). A load average above the number of "
+        "cores means that others used the machine: read the ratio there, not the seconds.",
         "",
-        "| solver | lakefactor, s per iteration | implicit, s per iteration | times as fast | item factors differ by |",
-        "|---|---|---|---|---|",
     ]
-    for solver, result in record["results"].items():
-        spread = {who: f"{min(times):.2f} to {max(times):.2f}" for who, times in result["seconds"].items()}
-        median = result["median_seconds"]
+    for name, part in record.items():
+        machine = part["machine"]
+        lines += [
+            f"### {TITLES[name]}",
+            "",
+            f"Measured {machine['at']} on {machine['cpu']}, {machine['cores']} cores, {part['repeats']} repetitions, "
+            f"load average {machine['load_average'][0]:.1f} before and {machine['load_average_after'][0]:.1f} after.",
+            "",
+            *SECTIONS[name](part),
+            "",
+        ]
+    return lines
+
+
+def _kernels(part: dict[str, Any]) -> list[str]:
+    lines = ["| entries | rank | run | seconds per iteration | objective after it |", "|---|---|---|---|---|"]
+    for result in part["results"].values():
+        problem = result["problem"]
+        for run, times in result["seconds"].items():
+            spread = _spread(result["median_seconds"][run], times)
+            reached = f"{result['objective'][run]:.7g}"
+            lines.append(f"| {problem['entries']:,} | {problem['rank']} | {run} | {spread} | {reached} |")
+    return [*lines, "", *_ratios(part)]
+
+
+def _svd(part: dict[str, Any]) -> list[str]:
+    lines = [
+        "| data | lakefactor, s | TruncatedSVD (arpack, tol 0), s | largest relative error of a singular value |",
+        "|---|---|---|---|",
+    ]
+    for name, result in part["data"].items():
+        spread = " | ".join(_spread(result["median_seconds"][who], times) for who, times in result["seconds"].items())
+        problem = result["problem"]
         lines.append(
-            f"| {solver} | {median['lakefactor']:.2f} ({spread['lakefactor']}) | {median['implicit']:.2f} "
-            f"({spread['implicit']}) | {result['times_as_fast']:.1f} | "
-            f"{result['relative_difference_of_item_factors']:.1e} |"
+            f"| {name}, {problem['entries']:,} entries, rank {problem['rank']} | {spread} | "
+            f"{result['max_relative_error']:.1e} |"
         )
-    return [*lines, ""]
+    return lines
+
+
+def _nmf(part: dict[str, Any]) -> list[str]:
+    problem = part["problem"]
+    lines = [
+        f"{problem['entries']:,} entries, {problem['users']:,} x {problem['items']:,}, rank {problem['rank']}, "
+        f"{problem['iterations']} iterations of each.",
+        "",
+        "| | seconds | objective |",
+        "|---|---|---|",
+    ]
+    for who, runs in part["repetitions"].items():
+        median = part["medians"][who]
+        spread = _spread(median["seconds"], [run["seconds"] for run in runs])
+        lines.append(f"| {who} | {spread} | {median['objective']:.6g} |")
+    return [*lines, "", *_ratios(part)]
+
+
+def _growth(part: dict[str, Any]) -> list[str]:
+    lines = ["| entries | seconds | peak memory above the start, MB |", "|---|---|---|"]
+    for entries, runs in part["repetitions"].items():
+        seconds, sizes = ([run[key] for run in runs] for key in ("seconds", "bytes"))
+        megabytes = [size / 1e6 for size in sizes]
+        lines.append(
+            f"| {int(entries):,} | {_spread(median(seconds), seconds)} | {_spread(median(megabytes), megabytes)} |"
+        )
+    return [*lines, "", *_ratios(part)]
+
+
+def _job(part: dict[str, Any]) -> list[str]:
+    problem = part["problem"]
+    lines = [
+        f"{problem['entries']:,} entries with string ids, {problem['users']:,} x {problem['items']:,}, rank "
+        f"{problem['rank']}, {problem['iterations']} iterations, local[{part['cores']}], the same Spark session.",
+        "",
+        "| | seconds in all | seconds per iteration | objective |",
+        "|---|---|---|---|",
+    ]
+    for who, runs in part["repetitions"].items():
+        cells = [
+            _spread(part["medians"][who][key], [run[key] for run in runs])
+            for key in ("seconds", "seconds_per_iteration")
+        ]
+        lines.append(f"| {who} | {' | '.join(cells)} | {part['medians'][who]['objective']:.6g} |")
+    return [*lines, "", *_ratios(part)]
+
+
+def _time_to_quality(part: dict[str, Any]) -> list[str]:
+    if "data" not in part:
+        return [part["skipped"]]
+    return [
+        f"Rank {part['rank']}, alpha {part['alpha']}, {part['threads']} threads each.",
+        "",
+        "![held-out NDCG against seconds of training](time_to_quality.svg)",
+    ]
+
+
+def _spread(middle: float, values: Sequence[float]) -> str:
+    return f"{middle:.3g} ({min(values):.3g} to {max(values):.3g})"
+
+
+def _ratios(part: dict[str, Any]) -> list[str]:
+    """Return the figures that the part is after."""
+    return [f"- `{key}`: {value:.4g}" for key, value in part.items() if isinstance(value, float) and key != "seconds"]
+
+
+TITLES = {
+    "kernels": "Kernels",
+    "svd": "Truncated SVD",
+    "nmf": "Non-negative factorization",
+    "growth": "Growth with the entries",
+    "time_to_quality": "Time to quality",
+    "job": "The whole job, Delta to Delta",
+}
+SECTIONS = {
+    "kernels": _kernels,
+    "svd": _svd,
+    "nmf": _nmf,
+    "growth": _growth,
+    "time_to_quality": _time_to_quality,
+    "job": _job,
+}
+
+
+def plot(part: dict[str, Any]) -> None:
+    """Draw docs/time_to_quality.svg, one panel for each data set."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "lakefactor"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(part["data"]), figsize=(5 * len(part["data"]), 4), squeeze=False)
+    for axis, (name, found) in zip(axes[0], part["data"].items(), strict=True):
+        for trainer, points in found.items():
+            if isinstance(points, list):
+                axis.plot(*zip(*points, strict=True), marker=".", label=trainer)
+        axis.set(title=name, xlabel="seconds of training", ylabel=found["metric"], xscale="log")
+    axes[0][-1].legend()
+    figure.tight_layout()
+    figure.savefig(ROOT / "docs" / "time_to_quality.svg", metadata={"Date": None})
 
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    engine = results("train")
+    if "data" in engine.get("time_to_quality", {}):
+        plot(engine["time_to_quality"])

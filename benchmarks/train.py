@@ -2,9 +2,9 @@
 
 Parts: ``kernels`` (beside `implicit`), ``svd`` and ``nmf`` (beside scikit-learn), ``growth`` (time and memory against
 entries), ``time_to_quality`` (beside `implicit` and MLlib) and ``job`` (Delta to Delta, beside MLlib). To run some of
-them: ``make bench-train ARGS="svd nmf"``. Every part keeps its repetitions; ratios are of medians of repetitions in turn. Writes
-benchmarks/results/train.json (a part that was not run keeps its earlier record); the last line is one JSON object with
-the figures of the parts that this run measured.
+them: ``make bench-train ARGS="svd nmf"``. Every part keeps its repetitions; ratios are of medians of repetitions in
+turn. Writes benchmarks/results/train.json (a part that was not run keeps its earlier record); the last line is one
+JSON object with the figures of the parts that this run measured.
 """
 
 from __future__ import annotations
