@@ -74,7 +74,7 @@ def test_reduced_precision_of_exact_solutions(algorithm, precision):
 @every_model
 @pytest.mark.parametrize("size", [2, 4])
 def test_bfloat16_on_the_wire(algorithm, size):
-    """Rounding moves a number by 2^-9 at most; a rank's own rows keep theirs. Measured on 2 to 8 ranks: 6e-4 at most."""
+    """Rounding is 2^-9 of a number at most; a rank's own rows are exact. Measured: 6e-4."""
     train = Train(iterations=4, solver="cholesky", exchange_dtype="bfloat16")
     rounded = objectives(MODELS[algorithm], train, size, 8)
     exact = objectives(MODELS[algorithm], Train(iterations=4, solver="cholesky"))
