@@ -3,7 +3,8 @@
     python benchmarks/scaling.py [ENTRIES]
 
 Bytes are what the ranks handed to each other; memory is the most that a fit allocated in each process (tracemalloc:
-numpy arrays, not the kernels' own, which the formula therefore leaves out here), and for the shard the high-water mark of the resident set above what it was.
+numpy arrays, not the kernels' own, which the formula therefore leaves out here), and for the shard the high-water mark
+of the resident set above what it was.
 Writes benchmarks/results/scaling.json and prints it as the last line.
 """
 
