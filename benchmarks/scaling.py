@@ -3,7 +3,8 @@
     python benchmarks/scaling.py [ENTRIES]
 
 Bytes are what the ranks handed to each other; memory is the most that a fit allocated in each process (tracemalloc:
-numpy arrays, not the kernel's own panel), and for the shard the high-water mark of the resident set above what it was.
+numpy arrays, not the kernels' own, which the formula therefore leaves out here), and for the shard the high-water mark
+of the resident set above what it was.
 Writes benchmarks/results/scaling.json and prints it as the last line.
 """
 
@@ -85,6 +86,7 @@ def _rank(pipe, proc_rank: int, size: int, entries: int) -> None:
                 "own": [len(degrees[side]) for side in ("user", "item")],
                 "panel": [shard.plans[side].rows * (size > 1) for side in ("user", "item")],
                 "gathered": [shard.plans[side].gathered(proc_rank) for side in ("user", "item")],
+                "split": max(int(np.diff(half.split.indptr).max(initial=0)) for half in algorithm._halves.values()),
                 "degrees": degrees,
             }
         )
@@ -115,6 +117,8 @@ def measure(size: int, entries: int) -> dict:
             rank["entries"] / 2 + rank["item_entries"] / 2,
             *map(tuple, (rank["own"], rank["panel"], rank["gathered"])),
             K,
+            threads=0,
+            split=rank["split"],
         )
         for rank in ranks
     ]

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 BLOCK_BYTES = 16 << 20
-"""Work array of `kernels.gramian`."""
+"""Bounds the work array of `kernels.gramian`, and those of the sums of a split row."""
 
-KERNEL_BYTES = 4 << 20
+PANEL_BYTES = 1 << 20
 """Panel of one thread of a conjugate gradient half-step."""
 
 
@@ -63,7 +63,7 @@ def build_bytes(entries: float) -> float:
 
 def fit_bytes(
     entries: float, own: tuple[float, float], panel: tuple[float, float], gathered: tuple[float, float], k: int,
-    threads: int = 1, staged: bool = False,
+    threads: int = 1, staged: bool = False, split: float = 0,
 ) -> float:  # fmt: skip
     """Return the peak memory (bytes) that a fit takes on one rank beside its shard.
 
@@ -79,22 +79,36 @@ def fit_bytes(
     k : int
         Columns of the factors.
     threads : int
+        0 leaves out the kernels' work arrays, which numba allocates where tracemalloc cannot see them.
     staged : bool
         Entries get new column numbers where a half-step has more than one stage.
+    split : float
+        Most entries of one split row whose source rows this rank owns.
 
     Notes
     -----
     Weights and targets of both sides (16 bytes an entry), 4 more for each side's new column numbers; factors; 24 bytes
     a row of pointers and regularization; and what is only needed at times: the constant of the objective before there
-    are factors (float64 targets and their squares), a half-step's panel and send buffers with the kernel's work arrays,
-    or the Gramian's block.
+    are factors (float64 targets and their squares); or a half-step's panel, with the send buffers and the float64 block
+    of the Gramian or of a split row (twice) while the rows are on their way, and with the kernel's work arrays after.
     """
     numbers = entries * (16 + 8 * staged)
     rows = sum(own) * (4 * k + 24)
-    work = threads * (KERNEL_BYTES + 12 * k * k)
-    half_step = max(4 * k * (p + g) for p, g in zip(panel, gathered, strict=True)) + work
-    sums = max(min(8 * k * n, BLOCK_BYTES) for n in own)
-    return numbers + max(20 * entries, rows + half_step, rows + sums)
+    work = threads * kernel_bytes(k)
+    half_steps = [
+        4 * k * p + max(work, 4 * k * g + max(min(8 * k * n, BLOCK_BYTES), min(16 * k * split, BLOCK_BYTES)))
+        for p, g, n in zip(panel, gathered, own, strict=True)
+    ]
+    return numbers + max(20 * entries, rows + max(half_steps))
+
+
+def kernel_bytes(k: int) -> float:
+    """Return the work arrays of one thread of a half-step: panel, or 128 rows of it and three matrices.
+
+    >>> kernel_bytes(64) == 2**20, kernel_bytes(1024)
+    (True, 13107200)
+    """
+    return max(PANEL_BYTES, 4 * 128 * k + 12 * k * k)
 
 
 def shard_bytes(entries: float, own: tuple[float, float], id_bytes: float) -> float:

@@ -51,7 +51,7 @@ class RankTraining:
         self._config = config
         self._place = place
         self._snapshot = snapshot
-        self._warm = WarmRows(config.model.rank, config.model.feedback == "explicit") if warm else None
+        self._warm = WarmRows(config.model.rank, config.model.algorithm in ("explicit_als", "sgd")) if warm else None
         self._warm_rows: dict[Side, int] = {}
         train = config.train
         self._held_out = HeldOut(train.stop_share, train.stop_metric) if train.stop_metric else None

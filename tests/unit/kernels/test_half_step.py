@@ -11,8 +11,12 @@ import pytest
 
 from lakefactor.errors import ShapeError, SolveError
 from lakefactor.kernels import Method, System, half_step, reference
+from lakefactor.testing.conformance import Combination, assert_as_the_oracle
+from lakefactor.testing.problems import make_problem
 
 SOLVERS = ["cholesky", "cg"]
+"""Those that lead to the solution in two dimensions."""
+ALL_SOLVERS = [*SOLVERS, "subspace", "nonnegative"]
 
 
 def solve(source, rows, *, reg=0.0, reg_last=None, base=0.0, x=None, biased=False, solver="cholesky", steps=50):
@@ -32,7 +36,7 @@ def solve(source, rows, *, reg=0.0, reg_last=None, base=0.0, x=None, biased=Fals
         biased,
     )
     gramian = np.eye(k, dtype=np.float32) * np.float32(base)
-    return x, half_step(system, source, gramian, x, Method(solver, steps))
+    return x, half_step(system, source, gramian, x, Method(solver, steps, block_size=1))
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -91,7 +95,7 @@ def test_cg_without_reg_is_finite(k):
     assert np.all(np.isfinite(values))
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", ALL_SOLVERS)
 @pytest.mark.parametrize(
     "bad", [(0, np.nan, 1.0), (0, 1.0, np.nan), (0, np.inf, 1.0), (0, 1.0, np.inf), (0, -5.0, 1.0)]
 )
@@ -132,6 +136,35 @@ def test_tiny_and_huge_weights(solver, scale):
     np.testing.assert_allclose(x, [[0.5, 0.0]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("solver", ALL_SOLVERS)
+@pytest.mark.parametrize("rank", [200, 256, 512, 1024])
+def test_large_ranks_are_the_oracles(rank, solver):
+    """No row, one entry, and more entries than there are tiles; the bias makes rank + 1 columns."""
+    nonnegative = solver == "nonnegative"
+    for model in ["ials"] if nonnegative else ["ials", "explicit"] if rank < 512 else ["explicit"]:
+        problem = make_problem(model, rank, (0, 1, 131), 150, seed=rank, nonnegative=nonnegative)
+        assert_as_the_oracle(Combination("numba", solver), problem)
+
+
+@pytest.mark.parametrize("model", ["implicit", "ials"])
+@pytest.mark.parametrize("k", [1, 5, 16, 40])
+def test_nonnegative_reaches_the_conditions_of_a_minimum(model, k):
+    """Karush, Kuhn and Tucker: the gradient Mx - b is 0 where x > 0, and not below 0 where x = 0."""
+    problem = make_problem(model, k, (1, 3, 8, 60, 131), 50, seed=k)  # source factors of both signs: some x are 0
+    x = problem.start.copy()
+    half_step(problem.system, problem.source, problem.gramian, x, Method("nonnegative", 1000))
+    assert (x >= 0).all()
+    for number, matrix, rhs, _ in problem.rows:
+        row = x[number].astype(np.float64)
+        gradient = matrix @ row - rhs
+        noise = 2e-6 * (np.abs(matrix) @ row + np.abs(rhs)).max()
+        assert (np.abs(gradient[row > 0]) <= noise).all()
+        assert (gradient[row == 0] >= -noise).all()
+    if k > 1:
+        assert (x[[row.number for row in problem.rows]] == 0).any()
+        assert (x > 0).any()
+
+
 def test_a_weight_that_overflows_float32_products_is_solved_in_float64():
     # (1e38 * 4 + 1) x = 2e38
     x, _ = solve([[2.0]], [[(0, 1e38, 1e38)]], reg=1.0)
@@ -150,12 +183,19 @@ def test_a_weight_that_overflows_float32_products_is_solved_in_float64():
         ({"x": np.zeros((3, 1), np.float32).T}, None),
         ({"source": np.ones((3, 2), np.float32).T}, "C order False"),
         ({"solver": "lu"}, "'lu'"),
+        ({"reg": np.ones(1)}, "reg is float64"),
+        ({"reg_last": np.ones(2, np.float32)}, r"reg_last is float32\[2\]"),
+        ({"weights": np.ones(2, np.float32)}, r"weights is float32\[2\]"),
+        ({"targets": np.ones(1, np.int32)}, "targets is int32"),
+        ({"x": np.zeros((2, 3), np.float32)}, r"x is float32\[2, 3\]"),
+        ({"source": np.ones(3, np.float32)}, "two dimensions"),
         ({"threads": 0}, "threads is 0"),
         ({"steps": 0}, "steps is 0"),
         ({"block_size": 0}, "block_size is 0"),
     ],
 )
-def test_arguments_that_disagree_are_refused(changed, message):
+@pytest.mark.parametrize("solver", ALL_SOLVERS)
+def test_arguments_that_disagree_are_refused(changed, message, solver):
     one = np.ones(1, np.float32)
     arguments = {
         "source": np.ones((2, 3), np.float32),
@@ -167,7 +207,7 @@ def test_arguments_that_disagree_are_refused(changed, message):
         "reg": one,
         "reg_last": one,
         "x": np.zeros((1, 3), np.float32),
-        "solver": "cg",
+        "solver": solver,
         "steps": 1,
         "block_size": 1,
         "threads": 1,
