@@ -13,7 +13,7 @@ import selectors
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -77,8 +77,6 @@ class Watchdog:
     ----------
     verdict : str or None
         Which rank ended the attempt, and how.
-    timings : list of dict
-        ``proc_rank, phase, iteration, seconds, peak_memory_bytes`` of everything that ranks timed.
     """
 
     host: str
@@ -87,7 +85,6 @@ class Watchdog:
     on_event: OnEvent
     on_stuck: Callable[[], None]
     verdict: str | None = None
-    timings: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._limit = SHARE_OF_TIMEOUT * self.timeout
@@ -172,8 +169,6 @@ class Watchdog:
         rank.heard = now
         if "beat" in message:
             rank.phase, rank.step, rank.waiting = message["beat"]
-        elif "timing" in message:
-            self.timings.append({"proc_rank": rank.proc_rank, **message["timing"]})
         elif "bye" in message:
             rank.farewell = message["bye"]
         else:

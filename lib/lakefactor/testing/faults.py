@@ -37,7 +37,8 @@ class Fault:
     at : str
         Phase in which it strikes, before the first exchange with a peer: ``build``, ``iteration 4``, ``snapshot 2``.
     folder : str
-        Every rank leaves a file ``pid-N`` here, a fault that has struck one named ``struck``.
+        Every rank leaves a file ``doomed-PID`` here, after the fault has struck ``spared-PID``; the fault itself
+        leaves ``struck``.
     driver : int
         Process id.
     """
@@ -52,7 +53,8 @@ class Fault:
         """Return a rank function that has the fault."""
 
         def with_fault(comm: Communicator, batches: Iterable[pa.RecordBatch], line: Beacon) -> Iterator[pa.RecordBatch]:
-            Path(self.folder, f"pid-{os.getpid()}").touch()
+            fate = "spared" if struck(Path(self.folder)) else "doomed"
+            Path(self.folder, f"{fate}-{os.getpid()}").touch()
             yield from function(_Faulty(comm, self, line), batches, line)
 
         return with_fault
@@ -93,9 +95,12 @@ def struck(folder: Path) -> bool:
     return (folder / "struck").exists()
 
 
-def ranks_alive(folder: Path) -> list[int]:
-    """Return the process ids, of all that ever were ranks in this test, that are alive now; zombies are dead."""
-    pids = [int(file.name.removeprefix("pid-")) for file in folder.glob("pid-*")]
+def doomed_ranks_alive(folder: Path) -> list[int]:
+    """Return the process ids of ranks of struck attempts, below this folder, that live; zombies are dead.
+
+    Ranks of the attempt that went well are not among them: Spark keeps their processes for its next job.
+    """
+    pids = [int(file.name.removeprefix("doomed-")) for file in folder.rglob("doomed-*") if struck(file.parent)]
     return [pid for pid in pids if _state(pid) not in ("", "Z", "X")]
 
 
