@@ -45,10 +45,11 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config, Train
 from lakefactor.errors import SetupError
 from lakefactor.spark import session
-from lakefactor.spark.barrier import run_on_ranks
+from lakefactor.spark.barrier import refuse_unfit_cluster, run_on_ranks
 from lakefactor.spark.resources import task_device, training_profile
+from lakefactor.spark.watchdog import Watchdog
 
-def on_rank(comm, batches):
+def on_rank(comm, batches, line):
     entries = sum(batch.num_rows for batch in batches)
     row = {"proc_rank": comm.proc_rank, "device": task_device(), "entries": entries}
     yield pa.RecordBatch.from_pylist([row])
@@ -56,8 +57,11 @@ def on_rank(comm, batches):
 def run(ranks, train):
     owned = spark.range(100).select(F.expr(f"cast(id % {ranks} as int)").alias("owner"), "id")
     schema = "proc_rank long, device string, entries long"
-    rows = run_on_ranks(owned, "owner", ranks, on_rank, schema, 60, training_profile(spark, train))
-    return sorted([row.proc_rank, row.device, row.entries] for row in rows.collect())
+    profile = training_profile(spark, train)
+    refuse_unfit_cluster(spark, ranks, profile)
+    with Watchdog("127.0.0.1", ranks, 60, lambda event: None, lambda: None) as address:
+        rows = run_on_ranks(owned, "owner", ranks, on_rank, schema, 60, address, profile)
+        return sorted([row.proc_rank, row.device, row.entries] for row in rows.collect())
 
 spark = session.build(Config(), "placement")
 found = {"gpu": run(2, Train(backend="torch")), "auto": run(2, Train()), "cpu": run(3, Train(backend="numba"))}

@@ -176,6 +176,11 @@ def typed_error(text: str) -> LakefactorError | None:
         name, message = found[-1]
         error_class = getattr(errors, name)
         return SolveError([], message) if error_class is SolveError else error_class(message)
+    if "BarrierJobUnsupportedRDDChain" in text:
+        return SetupError(
+            "Spark cannot run the training stage: something between its shuffle and the ranks merges or splits "
+            "partitions; leave spark.sql.adaptive.coalescePartitions.enabled at false for the training"
+        )
     lost = re.search(r"ExecutorLostFailure|Python worker exited unexpectedly", text)
     if lost or ("Could not recover from a failed barrier" in text and "PythonException" not in text):
         return RankFailedError(f"a rank's process was lost: {text.splitlines()[0]}; run the job again")
