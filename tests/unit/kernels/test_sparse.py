@@ -11,7 +11,8 @@ from lakefactor.kernels import SparseMatrix, sparse_product
 
 
 @pytest.mark.parametrize("columns", [1, 7, 16])
-def test_the_dense_product_for_any_number_of_threads(columns):
+def test_the_dense_product_for_any_number_of_threads(columns, monkeypatch):
+    monkeypatch.setattr("lakefactor.kernels.sparse._WORTH_A_THREAD", 0)
     random = np.random.default_rng(0)
     rows = sparse.random(90, 50, 0.3, format="csr", dtype=np.float32, random_state=1)
     rows.data -= np.float32(0.5)
