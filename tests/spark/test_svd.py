@@ -15,7 +15,8 @@ from lakefactor.testing.tables import taste_groups, write_interactions
 def test_finds_the_rest_of_the_users_group(spark, config: Config, algorithm, split):
     config = config.model_copy(
         update={
-            "model": Model(algorithm=algorithm, rank=3),
+            # By value, the second singular value of the group with strength 3 is above the first of that with 1.
+            "model": Model(algorithm=algorithm, rank=3, strength="binary"),
             "train": Train(ranks=2, iterations=4),
             "evaluate": Evaluate(split=split, holdout_fraction=0.25, ks=(1, 3)),
             "publish": Publish(metric="ndcg_at_3"),
