@@ -403,6 +403,10 @@ class Synthetic(Section):
         return refuse(self, [excess] if self.groups > self.items else [])
 
 
+SVD_LACKS_OF_MODEL = ("alpha", "unobserved_weight", "user_reg", "item_reg", "bias_reg", "reg_exponent")
+SVD_LACKS_OF_TRAIN = ("solver", "cg_steps", "block_size", "sweeps", "precision", "exchange_dtype", "memory_budget_mb")
+
+
 class Config(Section):
     """All sections. ``Config()`` is the documented default."""
 
@@ -438,7 +442,7 @@ class Config(Section):
                 for key, is_set in implicit_only.items()
                 if is_set
             ]
-        problems += self._model_problems()
+        problems += self._model_problems() + self._unused()
         cutoff = re.search(r"_at_(\d+)$", self.publish.metric)
         if cutoff and int(cutoff[1]) not in self.evaluate.ks:
             problems.append(f"publish.metric {self.publish.metric} needs the cut-off {cutoff[1]} in evaluate.ks")
@@ -464,3 +468,12 @@ class Config(Section):
         if model.posterior_draws and train.stop_below:
             problems.append("train.stop_below must be 0 with model.posterior_draws: a draw's objective does not settle")
         return problems
+
+    def _unused(self) -> list[str]:
+        """Return what is set although a truncated SVD, or any other model, does not use it."""
+        algorithm = self.model.algorithm
+        is_svd = algorithm in ("svd", "lsa")
+        model, train = (SVD_LACKS_OF_MODEL, SVD_LACKS_OF_TRAIN) if is_svd else (("oversampling",), ())
+        keys = [f"model.{key}" for key in model if getattr(self.model, key) != Model.model_fields[key].default]
+        keys += [f"train.{key}" for key in train if getattr(self.train, key) != Train.model_fields[key].default]
+        return [f"model.algorithm {algorithm} does not use {key}: leave its default" for key in keys]

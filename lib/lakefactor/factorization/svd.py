@@ -29,7 +29,7 @@ BLOCK = 16
 """Columns multiplied together. Sixteen take 2 to 3 times as long as one; a wider block needs more products in all, a
 thinner one more passes over the entries (10M entries, rank 50, measured: 8 took 1.4 times the CPU time)."""
 
-SETTLED = 1e-5
+SETTLED = 1e-4
 """A singular value is done when the residual of R'R v is this share of its square; it is then off by half of that at
 most, and by the square of it where the next singular value is well apart."""
 

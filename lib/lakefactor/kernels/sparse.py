@@ -17,6 +17,9 @@ from lakefactor.kernels.system import require
 _CHUNKS_PER_THREAD = 16
 """Row ranges of about equal work, taken by the threads as they get free."""
 
+_WORTH_A_THREAD = 1 << 22
+"""Multiplications (some milliseconds) below which starting threads costs more than they save."""
+
 
 @dataclass(frozen=True)
 class SparseMatrix:
@@ -94,7 +97,7 @@ def sparse_product(matrix: SparseMatrix, source: NDArray[np.float64], threads: i
     csr = (matrix.indptr, matrix.indices, matrix.values, source)
     arrays = [array if array.flags.writeable else array.copy() for array in csr]
     multiply: Callable[..., None] = _multiply
-    if threads == 1:
+    if threads == 1 or len(matrix.indices) * out.shape[1] < _WORTH_A_THREAD:
         multiply(0, len(out), *arrays, out)
         return out
     bounds = _bounds(matrix.indptr, threads * _CHUNKS_PER_THREAD)
