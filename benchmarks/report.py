@@ -1,4 +1,7 @@
-"""Make docs/results.md from the raw results: ``python benchmarks/report.py``, or ``make docs``."""
+"""Make docs/results.md, and the measured table of docs/scaling.md, from the raw results.
+
+``python benchmarks/report.py``, or ``make docs``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
+SCALING = ROOT / "docs" / "scaling.md"
+MARKS = "<!-- measured: made by make docs -->\n", "<!-- end of measured -->\n"
 LOWER_IS_BETTER = ("rmse", "mae")
 SPLITS = {
     "ml100k_explicit": ("ml-100k, ratings", "5-fold"),
@@ -38,6 +43,31 @@ def page() -> str:
             *_engine(engine),
         ]
     )
+
+
+def scaling_page(text: str) -> str:
+    """Return the text of docs/scaling.md with its measured table made anew."""
+    before, rest = text.split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    return before + MARKS[0] + "\n".join(_scaling(results("scaling"))) + "\n" + MARKS[1] + after
+
+
+def _scaling(record: dict[str, Any]) -> list[str]:
+    lines = [
+        f"Measured by `python benchmarks/scaling.py` on {record['runs'][0]['entries']:,} entries, k = {record['rank']}, "
+        f"{record['cores']} cores; means over the ranks, in MB.",
+        "",
+        "| ranks | sent per iteration | formula | off by | peak of a fit | formula | off by |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for run in record["runs"]:
+        cells = []
+        for name in ("sent_bytes_per_iteration", "fit_peak_bytes"):
+            measured, formula = run[name]["measured"], run[name]["formula"]
+            off = formula / measured - 1 if measured else 0.0
+            cells += [f"{measured / 1e6:.1f}", f"{formula / 1e6:.1f}", f"{off:+.1%}"]
+        lines.append(f"| {run['ranks']} | {' | '.join(cells)} |")
+    return lines
 
 
 def _quality(record: dict[str, Any]) -> list[str]:
@@ -231,6 +261,7 @@ def plot(part: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
+    SCALING.write_text(scaling_page(SCALING.read_text()))
     engine = results("train")
     if "data" in engine.get("time_to_quality", {}):
         plot(engine["time_to_quality"])

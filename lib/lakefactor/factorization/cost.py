@@ -12,6 +12,9 @@ from numpy.typing import ArrayLike
 BLOCK_BYTES = 16 << 20
 """Bounds the work array of `kernels.gramian`, and those of the sums of a split row."""
 
+INITIAL_ROWS = 1 << 14
+"""Rows whose initial factors are drawn at a time, with five float64 work arrays."""
+
 PANEL_BYTES = 1 << 20
 """Panel of one thread of a conjugate gradient half-step."""
 
@@ -89,8 +92,12 @@ def fit_bytes(
     -----
     Weights and targets of both sides (16 bytes an entry), 4 more for each side's new column numbers; factors; 24 bytes
     a row of pointers and regularization; and what is only needed at times: the constant of the objective before there
-    are factors (float64 targets and their squares); or a half-step's panel, with the send buffers and the float64 block
-    of the Gramian or of a split row (twice) while the rows are on their way, and with the kernel's work arrays after.
+    are factors (float64 targets and their squares); the work arrays of the initial factors; or a half-step's panel,
+    with the send buffers and the float64 block of the Gramian or of a split row (twice) while the rows are on their
+    way, and with the kernel's work arrays after.
+
+    Not counted: what a solver keeps per entry of its longest row (`kernels.half_step`), padded copies where k is no
+    multiple of 16, the shifted targets of biased models (4 bytes an entry), and gloo's own buffers.
     """
     numbers = entries * (16 + 8 * staged)
     rows = sum(own) * (4 * k + 24)
@@ -99,7 +106,8 @@ def fit_bytes(
         4 * k * p + max(work, 4 * k * g + max(min(8 * k * n, BLOCK_BYTES), min(16 * k * split, BLOCK_BYTES)))
         for p, g, n in zip(panel, gathered, own, strict=True)
     ]
-    return numbers + max(20 * entries, rows + max(half_steps))
+    initial = 40 * k * min(own[1], INITIAL_ROWS)
+    return numbers + max(20 * entries, rows + max(initial, *half_steps))
 
 
 def kernel_bytes(k: int) -> float:

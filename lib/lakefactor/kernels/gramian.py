@@ -38,4 +38,5 @@ def gramian(factors: NDArray[np.float32]) -> NDArray[np.float64]:
     for start in range(0, n, rows):
         block = factors[start : start + rows].astype(np.float64)
         result += block.T @ block
+        del block  # before the next one is made
     return result

@@ -56,9 +56,20 @@ def half_step(system: System, source: Float32s, gramian: Float32s, x: Float32s, 
 
     Notes
     -----
-    Time O(nnz k^2 + n k^3) for ``cholesky``, O((nnz k + n k^2) steps) for ``cg``. Memory beside the arguments:
-    4 MiB of panel (cg) and 3 k^2 numbers for each thread. A row that float32 cannot solve (a pivot that is rounding
-    noise, an overflow) is solved exactly in float64.
+    Operations, and float32 numbers of work arrays for each thread; nnz entries, n rows, b = ``block_size``, k rounded
+    up to a multiple of 16, d entries of the thread's longest row below `_giant.GIANT_ENTRIES`:
+
+    - ``cholesky``: nnz k^2 + n (k^3 / 3 + 5 k^2); 3 k^2 + 128 k.
+    - ``cg``: (steps + 1) (4 nnz k + 2 n k^2); a panel of 1 MiB (128 rows, if that is more) that spares a row with no
+      more entries than it holds the gathering in every step, else d zeros.
+    - ``subspace``: steps (nnz k (b + 4) + n (k b^2 / 3 + 2 k^2)); 2 b^2 + 128 b + 2 d. ``cholesky`` where b >= k.
+    - ``nonnegative``: nnz k^2 + 4 n k^2 steps; 2 k^2 + 128 k. Without the first term where a row's weights are all 0.
+
+    A row of more than `_giant.GIANT_ENTRIES` entries is shared by the threads; it takes 2 threads (k^2 + k) numbers,
+    whatever its length. For all threads together: a copy of ``source`` where k is no multiple of 16 or there is a bias,
+    4 bytes an entry for the targets without the biases, and copies of read-only arguments.
+
+    A row that float32 cannot solve (a pivot that is rounding noise, an overflow) is solved exactly in float64.
 
     References
     ----------
