@@ -48,7 +48,7 @@ def run_part(part: str, repeats: int) -> dict[str, Any]:
 def headline(parts: dict[str, dict[str, Any]]) -> dict[str, float]:
     """Return the ratios, errors and exponents of some parts, by the names that others rely on."""
     return {
-        key: round(value, 6)
+        key: float(f"{value:.5g}")
         for part in parts.values()
         for key, value in part.items()
         if isinstance(value, float) and key != "seconds"
