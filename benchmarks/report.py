@@ -54,8 +54,8 @@ def scaling_page(text: str) -> str:
 
 def _scaling(record: dict[str, Any]) -> list[str]:
     lines = [
-        f"Measured by `python benchmarks/scaling.py` on {record['runs'][0]['entries']:,} entries, k = {record['rank']}, "
-        f"{record['cores']} cores; means over the ranks, in MB.",
+        f"Measured by `python benchmarks/scaling.py` on {record['runs'][0]['entries']:,} entries, "
+        f"k = {record['rank']}, {record['cores']} cores; means over the ranks, in MB.",
         "",
         "| ranks | sent per iteration | formula | off by | peak of a fit | formula | off by |",
         "|---|---|---|---|---|---|---|",

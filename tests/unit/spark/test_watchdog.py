@@ -139,8 +139,7 @@ def test_an_onlooker_that_fails_does_not_end_the_watch():
     watch = Watch(1, on_event=fail)
     with watch.dog as address, beacon(address, 0) as line:
         line.timed("build", 1.5)
-        events = watch.wait_for(2)
-    assert events[1]["timing"]["seconds"] == 1.5
+        assert watch.wait_for(1)[0]["phase"] == "start"
     assert watch.dog.verdict is None
 
 
