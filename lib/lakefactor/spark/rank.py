@@ -7,10 +7,12 @@ from dataclasses import asdict
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
-from lakefactor.comm import Communicator
+from lakefactor.comm import Communicator, exchange_parts
 from lakefactor.config import Config
+from lakefactor.errors import SnapshotError
 from lakefactor.factorization import snapshot as snapshots
 from lakefactor.factorization.fitting import Algorithm, Fit, Training, fit, stops
 from lakefactor.factorization.held_out import HeldOut
@@ -116,12 +118,24 @@ class RankTraining:
     def _start(self, training: Training) -> None:
         if self._snapshot is not None and self._place is not None:
             with self._line.phase("read_snapshot"):
-                snapshots.read(self._place, self._snapshot, self._comm.proc_rank, self._shard, training)
+                self._read_snapshot(self._place, self._snapshot, training)
         elif self._warm is not None:
             with self._line.phase("warm_start"):
                 self._warm_rows = self._warm.fill(self._comm, self._shard, training)
             self._warm = None
         self._next_iteration(len(training.history) + 1)
+
+    def _read_snapshot(self, place: snapshots.Place, snapshot: snapshots.Manifest, training: Training) -> None:
+        problem = ""
+        try:
+            snapshots.read(place, snapshot, self._comm.proc_rank, self._shard, training)
+        except SnapshotError as error:
+            problem = str(error)
+        # All ranks raise it, or the driver might hear of a rank that lost a peer, and not of the snapshot.
+        text = np.frombuffer(problem.encode(), np.uint8)
+        for told in exchange_parts(self._comm, [text] * self._comm.size):
+            if len(told):
+                raise SnapshotError(told.tobytes().decode())
 
     def _measure(self, algorithm: Algorithm) -> float:
         assert self._held_out is not None
