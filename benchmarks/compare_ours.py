@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+from matrices import batch_of, in_order
 from peers import evaluate, held_out, load, matrix, part
 from scipy.sparse import csr_matrix
 from tune_peers import TASKS, validation_parts
@@ -53,17 +53,14 @@ CANDIDATES: dict[str, list[tuple[dict[str, Any], int]]] = {
 
 def fitted(train: csr_matrix, keys: dict[str, Any], iterations: int) -> tuple[Fit, dict[str, np.ndarray]]:
     """Return the fit, and for each side its factors and bias in the order of ``train``."""
-    users = np.repeat(np.arange(train.shape[0]), np.diff(train.indptr))
-    strengths = train.data.astype(np.float64)
-    batch = pa.record_batch({"user_id": users, "item_id": train.indices.astype(np.int64), "strength": strengths})
-    shard = build_shard(Local(), [batch])
+    shard = build_shard(Local(), [batch_of(train)])
     model = Model(**keys)
     solver = "cholesky" if model.algorithm == "explicit_als" else "cg"
     result = fit(shard, Local(), model, Train(iterations=iterations, solver=solver))
     rows = {}
     for side, n in zip(SIDES, train.shape, strict=True):
-        rows[side] = np.zeros((n, model.rank + 1), np.float32)
-        rows[side][shard.rows[side].ids.to_numpy()] = np.column_stack([result.factors[side], result.bias[side]])
+        found = np.column_stack([result.factors[side], result.bias[side]])
+        rows[side] = in_order(n, shard.rows[side].ids.to_numpy(), found)
     return result, rows
 
 

@@ -11,9 +11,8 @@ import statistics
 import time
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 from kernels import synthetic
+from matrices import batch_of
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import NMF
 from threadpoolctl import threadpool_limits
@@ -28,10 +27,7 @@ USERS, ITEMS, ENTRIES, RANK, ITERATIONS = 20_000, 4_000, 1_000_000, 32, 60
 
 def lakefactor(entries: csr_matrix) -> dict[str, float]:
     """Return seconds and objective of ours."""
-    users = np.repeat(np.arange(entries.shape[0]), np.diff(entries.indptr))
-    batch = pa.record_batch(
-        {"user_id": users, "item_id": entries.indices.astype(np.int64), "strength": entries.data.astype(np.float64)}
-    )
+    batch = batch_of(entries)
     start = time.perf_counter()
     model = Model(algorithm="nmf", rank=RANK, unobserved_weight=1.0, user_reg=0.0, item_reg=0.0)
     settings = Train(iterations=ITERATIONS, threads_per_rank=2)

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 import peers
-import pyarrow as pa
 from kernels import synthetic
+from matrices import batch_of
 from scipy.sparse import csr_matrix
 from sklearn.decomposition import TruncatedSVD
 
@@ -33,11 +33,7 @@ def lakefactor(entries: csr_matrix) -> tuple[float, np.ndarray]:
 
     Numbering the ids is left out, as scikit-learn's gets a matrix that is numbered.
     """
-    users = np.repeat(np.arange(entries.shape[0]), np.diff(entries.indptr))
-    batch = pa.record_batch(
-        {"user_id": users, "item_id": entries.indices.astype(np.int64), "strength": entries.data.astype(np.float64)}
-    )
-    shard = build_shard(Local(), [batch])
+    shard = build_shard(Local(), [batch_of(entries)])
     start = time.perf_counter()
     settings = Train(iterations=ITERATIONS, threads_per_rank=THREADS)
     result = fit(shard, Local(), Model(algorithm="svd", rank=RANK), settings)

@@ -19,6 +19,7 @@ import numpy as np
 import peers
 import pyarrow as pa
 from implicit.als import AlternatingLeastSquares
+from matrices import batch_of, in_order
 from pyspark.ml.recommendation import ALS
 from pyspark.sql import SparkSession
 from scipy.sparse import csr_matrix
@@ -29,6 +30,7 @@ from lakefactor.config import Model, Train, load
 from lakefactor.factorization.fitting import count, make
 from lakefactor.factorization.shard import build_shard
 from lakefactor.spark.session import build
+from lakefactor.types import SIDES
 
 RANK, ALPHA, REG, SEED = 64, 10.0, 0.05, 1
 DATA = {"lastfm": 10, "amazon-book": 20}
@@ -40,10 +42,7 @@ Points = list[tuple[float, float]]
 
 def lakefactor(train: csr_matrix, test: csr_matrix, k: int, solver: Any) -> Points:
     """Return ours, one point for each iteration."""
-    users = np.repeat(np.arange(train.shape[0]), np.diff(train.indptr))
-    batch = pa.record_batch(
-        {"user_id": users, "item_id": train.indices.astype(np.int64), "strength": train.data.astype(np.float64)}
-    )
+    batch = batch_of(train)
     start = time.perf_counter()
     shard, comm = build_shard(Local(), [batch]), Local()
     model = Model(rank=RANK, alpha=ALPHA, user_reg=REG, item_reg=REG, reg_exponent=1.0, seed=SEED, strength="binary")
@@ -54,11 +53,10 @@ def lakefactor(train: csr_matrix, test: csr_matrix, k: int, solver: Any) -> Poin
         start = time.perf_counter()
         algorithm.iterate()
         seconds += time.perf_counter() - start
-        factors = []
-        for side, n in (("user", train.shape[0]), ("item", train.shape[1])):
-            rows = np.zeros((n, RANK), np.float32)
-            rows[shard.rows[side].ids.to_numpy()] = algorithm.factors(side)
-            factors.append(rows)
+        factors = [
+            in_order(n, shard.rows[side].ids.to_numpy(), algorithm.factors(side))
+            for side, n in zip(SIDES, train.shape, strict=True)
+        ]
         points.append((seconds, _ndcg(*factors, train, test, k)))
     return points
 
@@ -105,10 +103,8 @@ def mllib(spark: SparkSession, train: csr_matrix, test: csr_matrix, k: int) -> P
         factors = []
         for frame, n in ((model.userFactors, train.shape[0]), (model.itemFactors, train.shape[1])):
             table = frame.toArrow().combine_chunks()
-            matrix = np.zeros((n, RANK), np.float32)
-            lists = table["features"].combine_chunks()
-            matrix[table["id"].to_numpy()] = lists.flatten().to_numpy().reshape(-1, RANK)
-            factors.append(matrix)
+            rows = table["features"].combine_chunks().flatten().to_numpy().reshape(-1, RANK)
+            factors.append(in_order(n, table["id"].to_numpy(), rows))
         points.append((seconds, _ndcg(*factors, train, test, k)))
     rows.unpersist()
     return points

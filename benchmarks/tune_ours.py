@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import optuna
-import pyarrow as pa
+from matrices import batch_of, in_order
 from peers import evaluate, held_out, load, matrix, part
 from scipy.sparse import csr_matrix
 from tune_peers import TASKS, Task, validation_parts
@@ -23,6 +23,7 @@ from lakefactor.comm.local import Local
 from lakefactor.config import Model, Train
 from lakefactor.factorization.fitting import fit
 from lakefactor.factorization.shard import build_shard
+from lakefactor.types import SIDES
 
 PARAMS_FILE = Path(__file__).with_name("our_params.json")
 TRIALS = {"ml100k": 90, "ml100k_7525": 70, "lastfm": 50, "amazon_book": 14}
@@ -62,17 +63,13 @@ def factorize(train: csr_matrix, params: Params) -> tuple[np.ndarray, np.ndarray
     """Return (user factors, item factors), rows and columns as in ``train``."""
     keys = dict(params)
     iterations = keys.pop("iterations")
-    users = np.repeat(np.arange(train.shape[0]), np.diff(train.indptr))
-    strengths = train.data.astype(np.float64)
-    batch = pa.record_batch({"user_id": users, "item_id": train.indices.astype(np.int64), "strength": strengths})
-    shard = build_shard(Local(), [batch])
+    shard = build_shard(Local(), [batch_of(train)])
     fitted = fit(shard, Local(), Model(**keys), Train(iterations=iterations, solver="cg", cg_steps=3))
-    result = []
-    for side, n in (("user", train.shape[0]), ("item", train.shape[1])):
-        rows = np.zeros((n, params["rank"]), np.float32)
-        rows[shard.rows[side].ids.to_numpy()] = fitted.factors[side]
-        result.append(rows)
-    return result[0], result[1]
+    users, items = (
+        in_order(n, shard.rows[side].ids.to_numpy(), fitted.factors[side])
+        for side, n in zip(SIDES, train.shape, strict=True)
+    )
+    return users, items
 
 
 def measure(train: csr_matrix, test: csr_matrix, params: Params, task: Task) -> dict[str, float]:

@@ -40,7 +40,7 @@ SUMS = {"contract", "reassoc", "nsz"}
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def remove_bias(rows, bias, indptr, indices, weights, targets, shifted, constants):
-    """Set ``shifted`` to t - w b and ``constants`` to sum w b^2 - 2 t b of the rows, b the biases of the source rows."""  # noqa: E501
+    """Set ``shifted`` to t - w b and ``constants`` to the rows' sum w b^2 - 2 t b, b the source rows' biases."""
     for row in rows:
         constant = 0.0
         for e in range(indptr[row], indptr[row + 1]):
@@ -52,7 +52,7 @@ def remove_bias(rows, bias, indptr, indices, weights, targets, shifted, constant
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def last_group(indices, weights, targets, whole, cols, w, t):
-    """Copy the entries from ``whole`` on to arrays of eight, with weights and targets 0 for those that are not there."""  # noqa: E501
+    """Copy the entries from ``whole`` on to arrays of eight; those that are not there weigh 0, with targets 0."""
     n = indices.shape[0]
     for i in range(GROUP):
         there = whole + i < n

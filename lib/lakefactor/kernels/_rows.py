@@ -156,7 +156,8 @@ def solve_cg(
         direction[:] = residual
         square, length = dot(residual, residual), dot(solution, solution)
         value = -dot(solution, residual) - linear
-        # |Mx| >= x'Mx / |x|, and where r is small b is about Mx. Below a relative residual of 1e-7 float32 adds nothing.  # noqa: E501
+        # |Mx| >= x'Mx / |x|, and where r is small b is about Mx. Below a relative residual of 1e-7 float32 adds
+        # nothing.
         size_of_b = (linear - dot(solution, residual)) ** 2 / length if length > 0.0 else 0.0
         solved = 1e-14 * (square + size_of_b)
         steepest = 0.0

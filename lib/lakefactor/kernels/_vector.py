@@ -94,7 +94,8 @@ class _Code:
 
     def chosen(self, source: Any, stride: Any, indices: Any, first: Any) -> list[Any]:
         """Return the addresses of the eight rows of argument 0 whose int32 numbers begin at indices[first]."""
-        position = [i for i, kind in enumerate(self.signature.args) if getattr(kind, "dtype", None) == types.int32][0]  # noqa: RUF015
+        kinds = [getattr(kind, "dtype", None) for kind in self.signature.args]
+        position = kinds.index(types.int32)
         numbers, pointer = self.at(self.pointer(position, indices), first), self.pointer(0, source)
         found = [self.builder.load(self.at(numbers, ir.IntType(64)(i))) for i in range(GROUP)]
         return [self.at(pointer, self.builder.mul(self.builder.sext(f, ir.IntType(64)), stride)) for f in found]
