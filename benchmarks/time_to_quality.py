@@ -103,8 +103,8 @@ def mllib(spark: SparkSession, train: csr_matrix, test: csr_matrix, k: int) -> P
         factors = []
         for frame, n in ((model.userFactors, train.shape[0]), (model.itemFactors, train.shape[1])):
             table = frame.toArrow().combine_chunks()
-            rows = table["features"].combine_chunks().flatten().to_numpy().reshape(-1, RANK)
-            factors.append(in_order(n, table["id"].to_numpy(), rows))
+            numbers = table["features"].combine_chunks().flatten().to_numpy().reshape(-1, RANK)
+            factors.append(in_order(n, table["id"].to_numpy(), numbers))
         points.append((seconds, _ndcg(*factors, train, test, k)))
     rows.unpersist()
     return points

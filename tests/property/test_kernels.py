@@ -251,10 +251,12 @@ def test_no_half_step_raises_the_objective(problem, solver):
 
 @pytest.mark.parametrize("solver", SOLVERS)
 @pytest.mark.parametrize("model", MODELS)
-def test_threads_and_company_change_no_bit(model, solver):
+@pytest.mark.parametrize("rank", [33, 144])
+def test_threads_and_company_change_no_bit(rank, model, solver, monkeypatch):
     """Any number of threads, any set of rows: the fold-in of a row is the batch half-step of that row."""
+    monkeypatch.setattr(_rows, "PANEL_BYTES", 1)  # so that some rows share a panel, and some do not fit in it
     degrees = np.random.default_rng(3).zipf(1.5, 300) % 500
-    problem = make(model, 33, degrees, 200, seed=3)
+    problem = make(model, rank, degrees, 200, seed=3)
     x, values = problem.solve(solver)
     for threads in (2, 3):
         again, again_values = problem.solve(solver, threads=threads)

@@ -18,6 +18,8 @@ from numba import njit
 from lakefactor.kernels._vector import (
     GROUP,
     LANES,
+    STRIP,
+    add_combinations,
     add_gathered_dots,
     add_outer,
     axpys,
@@ -51,12 +53,11 @@ def remove_bias(rows, bias, indptr, indices, weights, targets, shifted, constant
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def last_group(indices, weights, targets, whole, cols, w, t):
-    """Copy the entries from ``whole`` on to arrays of eight; those that are not there weigh 0, with targets 0."""
-    n = indices.shape[0]
+def last_group(indices, weights, targets, whole, last, cols, w, t):
+    """Copy the entries from ``whole`` to before ``last`` to arrays of eight; the rest weigh 0, with targets 0."""
     for i in range(GROUP):
-        there = whole + i < n
-        cols[i] = indices[whole + i if there else n - 1]
+        there = whole + i < last
+        cols[i] = indices[whole + i if there else last - 1]
         w[i] = weights[whole + i] if there else np.float32(0.0)
         t[i] = targets[whole + i] if there else np.float32(0.0)
 
@@ -104,7 +105,7 @@ def gather(source, column, indices, weights, targets, panel, rhs):
         gather_scaled(source, m, column, width, indices, weights, targets, e, ahead, panel, e, stride, rhs)
     if whole < n:
         cols, w, t = np.empty(GROUP, np.int32), np.empty(GROUP, np.float32), np.empty(GROUP, np.float32)
-        last_group(indices, weights, targets, whole, cols, w, t)
+        last_group(indices, weights, targets, whole, n, cols, w, t)
         gather_scaled(source, m, column, width, cols, w, t, 0, 0, panel, whole, stride, rhs)
 
 
@@ -194,6 +195,23 @@ def multiply(matrix, width, x, out):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
+def multiply_rows(matrix, width, p, out):
+    """Set row i of ``out`` to matrix p[i]; one row, or four, with a width of at least 64, at one reading of it.
+
+    The matrix is symmetric, all its blocks are there.
+    """
+    if len(p) == 1:
+        multiply(matrix, width, p[0], out[0])
+        return
+    for strip in range(0, width, STRIP):
+        column = min(strip, width - STRIP)  # the last strip may overlap the one before
+        out[:, column : column + STRIP] = 0.0
+        for first in range(0, width, TILE_ROWS):
+            n = min(TILE_ROWS, width - first)
+            add_combinations(matrix, column, matrix.shape[1], first, n, p, p.shape[1], out)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
 def multiply_upper(matrix, width, x, out):
     """Set ``out`` to matrix x; the matrix is symmetric, its blocks on and above the diagonal are there."""
     stride = matrix.shape[1]
@@ -231,4 +249,13 @@ def dot(a, b):
     total = 0.0
     for j in range(a.shape[0]):
         total += np.float64(a[j]) * np.float64(b[j])
+    return total
+
+
+@njit(nogil=True, cache=True, fastmath=SUMS, error_model="numpy")
+def row_dot(a, b, i, width):
+    """Return the product of row i of two matrices, over ``width`` columns, as `dot` does."""
+    total = 0.0
+    for j in range(width):
+        total += np.float64(a[i, j]) * np.float64(b[i, j])
     return total

@@ -18,15 +18,19 @@ from lakefactor.kernels._panel import (
     dot,
     factorize,
     last_group,
-    multiply,
+    multiply_rows,
     multiply_upper,
     regularize,
+    row_dot,
     solve_factorized,
 )
-from lakefactor.kernels._vector import GROUP, gather_residuals, subtract_products
+from lakefactor.kernels._vector import GROUP, TOGETHER, gather_residuals, subtract_products
 
 PANEL_BYTES = 1 << 20
 """Bound of a thread's panel for conjugate gradients, about half an L2 cache; a longer row is gathered in every pass."""
+
+LARGE = 128
+"""Padded rank from which on G is no longer in a core's first cache beside the rest."""
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -66,23 +70,26 @@ def solve_cholesky(
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def gather_rest(source, cols, weights, targets, p, panel, tail, part, rest):
-    """Gather the row's panel, as far as it fits, and add P'(t - W P p) to ``rest``; return p'P't.
+def gather_rest(source, indices, weights, targets, first, last, p, panel, place, tail, part, rest):
+    """Gather the entries first .. last - 1 into the panel from ``place`` on and add P'(t - W P p) to ``rest``.
 
-    ``tail`` are the last group's numbers, weights and targets.
+    Entries that do not fit in the panel are not kept. ``tail`` is room for the last group's numbers, weights and
+    targets. Returns p'P't.
     """
-    n, width, stride = cols.shape[0], p.shape[0], panel.shape[1]
-    whole, held = n // GROUP * GROUP, panel.shape[0]
+    n, width, stride = last - first, p.shape[0], panel.shape[1]
+    whole, kept = first + n // GROUP * GROUP, n <= panel.shape[0]
+    if whole < last:
+        last_group(indices, weights, targets, whole, last, *tail)
     scores = np.empty(GROUP, np.float32)
     linear = 0.0
-    for first in range(0, n, TILE_ROWS):
+    for start in range(first, last, TILE_ROWS):
         part[:] = 0.0
-        for e in range(first, min(first + TILE_ROWS, n), GROUP):
-            to = e if n <= held else 0
+        for e in range(start, min(start + TILE_ROWS, last), GROUP):
+            to = place + e - first if kept else 0
             if e < whole:
                 ahead = e + GROUP if e + GROUP < whole else e
                 gather_residuals(
-                    source, width, cols, weights, targets, e, ahead, p, panel, to, stride, scores, part
+                    source, width, indices, weights, targets, e, ahead, p, panel, to, stride, scores, part
                 )  # fmt: skip
                 for i in range(GROUP):
                     linear += np.float64(scores[i]) * np.float64(targets[e + i])
@@ -97,24 +104,53 @@ def gather_rest(source, cols, weights, targets, p, panel, tail, part, rest):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def subtract_entries(panel, n, weights, tail_weights, p, part, out):
-    """Subtract P'WP p of the gathered row from ``out``."""
-    width, stride, whole = p.shape[0], panel.shape[1], n // GROUP * GROUP
-    for first in range(0, n, TILE_ROWS):
+def subtract_entries(panel, place, indices, weights, first, last, p, tail, part, out):
+    """Subtract P'WP p of the entries first .. last - 1, which were gathered from ``place`` on, from ``out``."""
+    width, stride = p.shape[0], panel.shape[1]
+    whole = first + (last - first) // GROUP * GROUP
+    if whole < last:
+        last_group(indices, weights, weights, whole, last, *tail)
+    for start in range(first, last, TILE_ROWS):
         part[:] = 0.0
-        for e in range(first, min(first + TILE_ROWS, whole), GROUP):
-            subtract_products(panel, e, stride, p, width, weights, e, part)
-        if whole < n <= first + TILE_ROWS:
-            subtract_products(panel, whole, stride, p, width, tail_weights, 0, part)
+        for e in range(start, min(start + TILE_ROWS, whole), GROUP):
+            subtract_products(panel, place + e - first, stride, p, width, weights, e, part)
+        if whole < last <= start + TILE_ROWS:
+            subtract_products(panel, place + whole - first, stride, p, width, tail[1], 0, part)
         out += part
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def subtract_base(base, k, reg, reg_last, p, product, out):
-    """Subtract (G + diag(reg)) p from ``out``."""
-    multiply(base, p.shape[0], p, product)
+def subtract_base(products, p, i, k, reg, reg_last, out):
+    """Subtract (G + diag(reg)) p[i] from ``out``, given G p."""
     for j in range(k):
-        out[j] -= product[j] + (reg if j < k - 1 else reg_last) * p[j]
+        out[j] -= products[i, j] + (reg if j < k - 1 else reg_last) * p[i, j]
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def places(rows, done, indptr, size, offsets):
+    """Set where in a panel of ``size`` rows the entries of the next rows begin; return how many rows fit together.
+
+    A row that is longer than the panel has it for itself.
+    """
+    count, taken = 0, 0
+    while count < min(len(rows) - done, len(offsets)):
+        row = rows[done + count]
+        n = indptr[row + 1] - indptr[row]
+        if count > 0 and taken + n > size:
+            break
+        offsets[count] = taken
+        taken += (n + GROUP - 1) // GROUP * GROUP
+        count += 1
+    return count
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def any_above(values, bounds, count):
+    """Return whether one of the first ``count`` values is above its bound."""
+    for i in range(count):  # noqa: SIM110
+        if values[i] > bounds[i]:
+            return True
+    return False
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -125,69 +161,96 @@ def solve_cg(
 
     The panel holds ``size`` rows; the entries of a longer row are gathered anew in every pass. The first pass gathers
     them and leaves r = b - Mx; b itself is not needed, as x'Mx - 2x'b changes by -(x - x_0)'(r + r_0).
+
+    Where G is large, `TOGETHER` rows advance at once, as far as their entries share the panel: G is read once for all.
     """
-    k, width = x.shape[1], start.shape[0]
-    panel = np.empty((size, base.shape[1]), np.float32)
+    k, width, stride = x.shape[1], start.shape[0], base.shape[1]
+    together = TOGETHER if width >= LARGE else 1
+    panel, shape = np.empty((size, stride), np.float32), (together, stride)
     tail = (np.empty(GROUP, np.int32), np.empty(GROUP, np.float32), np.empty(GROUP, np.float32))
-    # Separate arrays: rows of one array cost 7 times as long, as the compiler cannot tell them apart.
-    begin, solution = np.zeros(width, np.float32), np.empty(width, np.float32)
-    slope, residual, direction = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
-    fall, product, part = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
-    no_targets = np.zeros(1, np.float32)
-    for row in rows:
-        first, last = indptr[row], indptr[row + 1]
-        n = last - first
-        if n == 0 and not dense:
-            x[row] = 0.0
-            values[row] = 0.0
-            continue
-        cols, w, t = indices[first:last], weights[first:last], targets[first:last]
-        if n % GROUP:
-            last_group(cols, w, t, n // GROUP * GROUP, *tail)
-        if n > size and no_targets.shape[0] < n:
-            no_targets = np.zeros(n, np.float32)
-        begin[:k] = x[row]
-        solution[:] = begin
-        residual[:] = start
-        linear = gather_rest(source, cols, w, t, solution, panel, tail, part, residual) + dot(solution, start)
-        tail[2][:] = 0.0
-        subtract_base(base, k, reg[row], reg_last[row], solution, product, residual)
-        slope[:] = residual
-        direction[:] = residual
-        square, length = dot(residual, residual), dot(solution, solution)
-        value = -dot(solution, residual) - linear
-        # |Mx| >= x'Mx / |x|, and where r is small b is about Mx. Below a relative residual of 1e-7 float32 adds
-        # nothing.
-        size_of_b = (linear - dot(solution, residual)) ** 2 / length if length > 0.0 else 0.0
-        solved = 1e-14 * (square + size_of_b)
-        steepest = 0.0
+    # Separate arrays: rows of one array cost 7 times as long, as the compiler cannot tell them apart. And few views,
+    # as each costs the counting of its references.
+    begin, solution, slope = np.zeros(shape, np.float32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    residual, direction = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    product, fall, part = np.zeros(shape, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
+    square, solved, steepest = np.empty(together), np.empty(together), np.empty(together)
+    linear, value = np.empty(together), np.empty(together)
+    offsets, no_targets = np.empty(together, np.int64), np.zeros(1, np.float32)
+    done = 0
+    while done < len(rows):
+        count = places(rows, done, indptr, size, offsets)
+        for i in range(count):
+            row = rows[done + i]
+            first, last = indptr[row], indptr[row + 1]
+            empty = first == last and not dense
+            for j in range(width):
+                begin[i, j] = x[row, j] if j < k and not empty else np.float32(0.0)
+                solution[i, j] = begin[i, j]
+                residual[i, j] = start[j]
+            linear[i] = dot(solution[i, :width], start) + gather_rest(
+                source, indices, weights, targets, first, last, solution[i, :width], panel, offsets[i], tail, part,
+                residual[i, :width],
+            )  # fmt: skip
+        multiply_rows(base, width, solution, product)
+        for i in range(count):
+            row = rows[done + i]
+            subtract_base(product, solution, i, k, reg[row], reg_last[row], residual[i])
+            for j in range(width):
+                slope[i, j] = residual[i, j]
+                direction[i, j] = residual[i, j]
+            square[i], length = row_dot(residual, residual, i, width), row_dot(solution, solution, i, width)
+            rest = row_dot(solution, residual, i, width)
+            value[i] = -rest - linear[i]
+            # |Mx| >= x'Mx / |x|, and where r is small b is about Mx. Below a relative residual of 1e-7 float32 adds
+            # nothing.
+            size_of_b = (linear[i] - rest) ** 2 / length if length > 0.0 else 0.0
+            solved[i] = 1e-14 * (square[i] + size_of_b)
+            steepest[i] = 0.0
         for _ in range(steps):
-            if square <= solved:
+            if not any_above(square, solved, count):
                 break
-            fall[:] = 0.0  # -M direction
-            if n <= size:
-                subtract_entries(panel, n, w, tail[1], direction, part, fall)
-            else:
-                gather_rest(source, cols, w, no_targets[:n], direction, panel, tail, part, fall)
-            subtract_base(base, k, reg[row], reg_last[row], direction, product, fall)
-            curvature, length = -dot(direction, fall), dot(direction, direction)
-            if not curvature > 1e-7 * steepest * length:  # rounding noise: the system is singular in this direction
-                if steepest == 0.0:
-                    value = np.nan  # in every direction: products vanished or overflowed
-                break
-            steepest = max(steepest, curvature / length)
-            stride = np.float32(square / curvature)
+            multiply_rows(base, width, direction, product)
+            for i in range(count):
+                if square[i] <= solved[i]:
+                    continue
+                row = rows[done + i]
+                first, last = indptr[row], indptr[row + 1]
+                n, towards = last - first, direction[i, :width]
+                fall[:] = 0.0  # -M direction
+                if n <= size:
+                    subtract_entries(panel, offsets[i], indices, weights, first, last, towards, tail, part, fall)
+                else:
+                    if no_targets.shape[0] < n:
+                        no_targets = np.zeros(n, np.float32)
+                    gather_rest(
+                        source, indices[first:last], weights[first:last], no_targets, 0, n, towards, panel, 0, tail,
+                        part, fall,
+                    )  # fmt: skip
+                subtract_base(product, direction, i, k, reg[row], reg_last[row], fall)
+                curvature, length = -dot(towards, fall), row_dot(direction, direction, i, width)
+                if not curvature > 1e-7 * steepest[i] * length:  # rounding noise: the system is singular this way
+                    if steepest[i] == 0.0:
+                        value[i] = np.nan  # in every direction: products vanished or overflowed
+                    solved[i] = np.inf
+                    continue
+                steepest[i] = max(steepest[i], curvature / length)
+                step = np.float32(square[i] / curvature)
+                for j in range(width):
+                    solution[i, j] += step * direction[i, j]
+                    residual[i, j] += step * fall[j]
+                before, square[i] = square[i], row_dot(residual, residual, i, width)
+                turn = np.float32(square[i] / before)
+                for j in range(width):
+                    direction[i, j] = residual[i, j] + turn * direction[i, j]
+        for i in range(count):
+            row = rows[done + i]
+            for j in range(k):
+                x[row, j] = solution[i, j]
             for j in range(width):
-                solution[j] += stride * direction[j]
-                residual[j] += stride * fall[j]
-            before, square = square, dot(residual, residual)
-            turn = np.float32(square / before)
-            for j in range(width):
-                direction[j] = residual[j] + turn * direction[j]
-        x[row] = solution[:k]
-        for j in range(width):
-            value -= (np.float64(solution[j]) - begin[j]) * (np.float64(residual[j]) + slope[j])
-        values[row] = value
+                moved = np.float64(solution[i, j]) - np.float64(begin[i, j])
+                value[i] -= moved * (np.float64(residual[i, j]) + np.float64(slope[i, j]))
+            values[row] = value[i]
+        done += count
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -196,6 +259,4 @@ def partial_rest(source, stride, indices, weights, targets, p):
     panel = np.empty((GROUP, stride), np.float32)
     tail = (np.empty(GROUP, np.int32), np.empty(GROUP, np.float32), np.empty(GROUP, np.float32))
     rest, part = np.zeros(p.shape[0], np.float32), np.empty(p.shape[0], np.float32)
-    if len(indices) % GROUP:
-        last_group(indices, weights, targets, len(indices) // GROUP * GROUP, *tail)
-    return rest, gather_rest(source, indices, weights, targets, p, panel, tail, part, rest)
+    return rest, gather_rest(source, indices, weights, targets, 0, len(indices), p, panel, 0, tail, part, rest)

@@ -24,6 +24,9 @@ from lakefactor.kernels._layout import LANES
 GROUP = 8
 """Rows that are taken together; entries are padded to a multiple of it."""
 
+TOGETHER, STRIP = 4, 64
+"""Rows and columns of a product with a matrix that are taken together."""
+
 _FLOAT, _WIDE, _LANE = ir.FloatType(), ir.VectorType(ir.FloatType(), LANES), ir.IntType(32)
 _EIGHT = ir.VectorType(ir.FloatType(), GROUP)
 _FUSED = ("contract",)
@@ -329,6 +332,38 @@ def add_outer(typing_context, panel, n, stride, first, second, sign, out, out_st
         return context.get_dummy_value()
 
     return types.void(panel, n, stride, first, second, types.float32, out, out_stride), generate
+
+
+@intrinsic
+def add_combinations(typing_context, matrix, column, stride, first, n, p, p_stride, out):
+    """Add sum_e p[i, e] matrix[e, column + j] over e = first .. first + n - 1 to out[i, column + j]; i < 4, j < 64.
+
+    The sums are kept in 16 registers: 8 loads for 16 products of 16 floats. The rows of ``out`` are as long as p's.
+    """
+
+    def generate(context, builder, signature, args):
+        code = _Code(context, builder, signature)
+        column, stride, first, n = code.integers(1, args[1:5])
+        (p_stride,) = code.integers(6, args[6:7])
+        start = code.at(code.pointer(0, args[0]), builder.mul(first, stride), column)
+        factors = code.rows(code.at(code.pointer(5, args[5]), first), p_stride, TOGETHER)
+        offsets = [ir.IntType(64)(j) for j in range(0, STRIP, LANES)]
+        totals = [code.zeros(len(offsets)) for _ in factors]
+        with cgutils.for_range(builder, n) as loop:
+            address = code.at(start, builder.mul(loop.index, stride))
+            vectors = [code.load(code.at(address, j)) for j in offsets]
+            for factor, sums in zip(factors, totals, strict=True):
+                scalar = code.splat(builder.load(code.at(factor, loop.index)))
+                for total, vector in zip(sums, vectors, strict=True):
+                    builder.store(code.add_product(builder.load(total), scalar, vector), total)
+        goals = code.rows(code.at(code.pointer(7, args[7]), column), p_stride, TOGETHER)
+        for goal, sums in zip(goals, totals, strict=True):
+            for total, j in zip(sums, offsets, strict=True):
+                address = code.at(goal, j)
+                code.store(code.add(code.load(address), builder.load(total)), address)
+        return context.get_dummy_value()
+
+    return types.void(matrix, column, stride, first, n, p, p_stride, out), generate
 
 
 @intrinsic
