@@ -23,6 +23,7 @@ ColumnType = Literal[
     "ARRAY<FLOAT>",
     "ARRAY<DOUBLE>",
     "MAP<STRING,BIGINT>",
+    "MAP<STRING,DOUBLE>",
     "MAP<STRING,STRING>",
 ]
 _CLUSTERABLE = {"user_id", "item_id", "STRING", "TIMESTAMP", "INT", "BIGINT"}  # types that Delta keeps min and max of

@@ -15,4 +15,7 @@ WRITTEN_BY = {
     "decisions": "publish",
     "recommendations": "recommend",
     "similar_items": "recommend",
+    "factor_updates": "stream",
+    "stream_ledger": "stream",
+    "drift": "stream",
 }
