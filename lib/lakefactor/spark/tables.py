@@ -101,9 +101,18 @@ class Tables:
         self._check(table, frame.schema, _id_types(frame.schema))
         return frame
 
+    def changes(self, table: str, first: int, last: int) -> DataFrame:
+        """Return the rows that the commits of some versions inserted, with `_commit_version`; it has a change feed."""
+        place = self.path_or_name(table)
+        reader = self._spark.read.format("delta").option("readChangeFeed", "true")
+        reader = reader.option("startingVersion", first).option("endingVersion", last)
+        with self._refused(f"the changes of table {table} at {place} from version {first} to {last} cannot be read"):
+            frame = reader.load(place) if self._root else reader.table(place)
+            return frame.where(F.col("_change_type") == "insert")
+
     def version(self, table: str) -> int:
         """Return the newest Delta version of `table`."""
-        return int(self._newest_commit(table)["version"])
+        return int(self._commit(table)["version"])
 
     def uid(self, table: str) -> str:
         """Return Delta's own id of `table`; a table that was dropped and created again has another."""
@@ -112,11 +121,26 @@ class Tables:
         assert detail is not None
         return str(detail["id"])
 
-    def commit_metadata(self, table: str) -> dict[str, Any]:
-        """Return the metadata that the newest commit of `table` was given; empty where it was given none."""
-        return json.loads(self._newest_commit(table)["userMetadata"] or "{}")
+    def commit_metadata(self, table: str, version: int | None = None) -> dict[str, Any]:
+        """Return the metadata that a commit of `table`, or its newest, was given; empty where it was given none."""
+        return json.loads(self._commit(table, version)["userMetadata"] or "{}")
 
-    def append(self, table: str, rows: DataFrame, txn: tuple[str, int] | None = None) -> None:
+    def version_with(self, table: str, metadata: Mapping[str, Any]) -> int | None:
+        """Return the version of `table` whose commit was given `metadata`; None where there is none."""
+        self._open(table)
+        history = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)}")
+        wanted = json.dumps(metadata, sort_keys=True)
+        found = history.where(F.col("userMetadata") == wanted).agg(F.max("version").alias("version")).first()
+        assert found is not None
+        return None if found["version"] is None else int(found["version"])
+
+    def append(
+        self,
+        table: str,
+        rows: DataFrame,
+        txn: tuple[str, int] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
         """Append `rows`.
 
         Parameters
@@ -127,8 +151,12 @@ class Tables:
             Has every column of the table, in any order.
         txn : (str, int), optional
             Application id and version of this write. A repeat of a pair, or a lower version, is skipped by Delta.
+        metadata : mapping, optional
+            JSON-able; kept in the commit (see `commit_metadata` and `version_with`).
         """
         writer = self._writer(table, rows)
+        if metadata is not None:
+            writer = writer.option("userMetadata", json.dumps(metadata, sort_keys=True))
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", str(txn[1]))
         writer.append()
@@ -195,10 +223,15 @@ class Tables:
             raise ShapeError(f"rows for table {table} lack the columns {', '.join(missing)}")
         return rows.select(*columns)
 
-    def _newest_commit(self, table: str) -> Row:
+    def _commit(self, table: str, version: int | None = None) -> Row:
         self._open(table)
-        commit = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)} LIMIT 1").first()
-        assert commit is not None
+        history = f"DESCRIBE HISTORY {self.sql_name(table)}"
+        newest = self._spark.sql(f"{history} LIMIT 1")  # with the limit Delta reads one commit, not all
+        commit = (newest if version is None else self._spark.sql(history).where(F.col("version") == version)).first()
+        if commit is None:
+            raise TableError(
+                f"table {table} at {self.path_or_name(table)} no longer has the commit of version {version} in its log"
+            )
         return commit
 
     @contextmanager

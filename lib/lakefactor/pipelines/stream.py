@@ -1,0 +1,277 @@
+"""Stream: the live model, kept up to date by micro-batches of new events."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+from pydantic import BaseModel, ConfigDict
+from pyspark.errors import StreamingQueryException
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+from pyspark.sql.streaming import StreamingQuery
+
+from lakefactor.config import Config
+from lakefactor.contracts import IdType
+from lakefactor.errors import ConfigError, LakefactorError, SetupError, TableError
+from lakefactor.factorization.snapshot_folder import Folder
+from lakefactor.log import say
+from lakefactor.pipelines.lease import held
+from lakefactor.pipelines.micro_batch import MicroBatches
+from lakefactor.spark.stream_source import explained, open_source
+from lakefactor.spark.tables import Tables
+
+CHECKPOINTS = "_checkpoints"
+"""Under ``tables.root``; VACUUM leaves folders that begin with ``_`` alone."""
+
+STOP = "stop"
+"""File in the stream's folder that asks it to end."""
+
+_POLL_SECONDS = 1.0
+
+
+class StreamResult(BaseModel):
+    """What a stream did until it ended.
+
+    Attributes
+    ----------
+    stream : str
+    batches : int
+        Micro-batches processed.
+    first_batch, last_batch : int or None
+        Their numbers; None where nothing arrived.
+    read, accepted, duplicates, rejected : int
+        Rows, as in `stream_ledger`.
+    users, items : int
+        Factor rows solved, each as often as it was.
+    seconds : float
+        Time in micro-batches.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    stream: str
+    batches: int = 0
+    first_batch: int | None = None
+    last_batch: int | None = None
+    read: int = 0
+    accepted: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    users: int = 0
+    items: int = 0
+    seconds: float = 0.0
+
+    def with_batch(self, ledger: dict[str, Any]) -> StreamResult:
+        """Return the result with one more micro-batch."""
+        sums = ("read", "accepted", "duplicates", "rejected", "users", "items")
+        first = ledger["batch_id"] if self.first_batch is None else self.first_batch
+        return self.model_copy(
+            update={
+                "batches": self.batches + 1,
+                "first_batch": first,
+                "last_batch": ledger["batch_id"],
+                "seconds": round(self.seconds + ledger["seconds"]["total"], 3),
+                **{name: getattr(self, name) + ledger[name] for name in sums},
+            }
+        )
+
+
+class _Progress:
+    """Tells of every micro-batch, and adds up."""
+
+    def __init__(self, stream: str) -> None:
+        self.result = StreamResult(stream=stream)
+
+    def __call__(self, ledger: dict[str, Any]) -> None:
+        self.result = self.result.with_batch(ledger)
+        say(line(ledger))
+
+
+def line(ledger: dict[str, Any]) -> str:
+    """Return the one line that people read of a micro-batch."""
+    took = ledger["seconds"]["total"]
+    refused = f" ({ledger['rejected']:,} rejected)" if ledger["rejected"] else ""
+    told = f"batch {ledger['batch_id']}: {ledger['accepted']:,} events{refused}"
+    if ledger["model_version"] is None:
+        return f"{told}, no model is live yet; {took:.1f} s"
+    return f"{told}, {ledger['users']:,} users and {ledger['items']:,} items updated; {took:.1f} s"
+
+
+def run(spark: SparkSession, config: Config, available_now: bool = False, stop: bool = False) -> StreamResult:
+    """Process what arrives, until it is told to stop.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    config : Config
+    available_now : bool
+        Process what is there, and end.
+    stop : bool
+        Ask the stream that is running elsewhere to end after its micro-batch, and return at once.
+
+    Raises
+    ------
+    SetupError
+        Another stream updates the same tables, or the checkpoint is gone.
+    TableError, InputError
+        The source cannot be read on; the message says what to do. Nothing is lost: events stay where they are.
+    ConfigError
+        ``tables.catalog`` gives no place for a checkpoint, or the live model cannot be streamed.
+    """
+    folder = Folder(checkpoint_root(config))
+    if stop:
+        folder.write_bytes(STOP, b"")
+        say(f"stream {config.stream.name!r} is asked to stop")
+        return StreamResult(stream=config.stream.name)
+    tables, progress = Tables(spark, config.tables), _Progress(config.stream.name)
+    with held(folder, config.stream.name):
+        if folder.exists(STOP):
+            folder.remove_file(STOP)
+        _ensure_tables(tables, config)
+        checkpoint = f"{config.stream.checkpoint or f'{folder.root}/{config.stream.name}'}"
+        first_number = _first_number(tables, config.stream.name, Folder(checkpoint))
+        source = open_source(spark, config, starting_version=_starting_version(tables))
+        batches = _Guarded(MicroBatches(spark, config, source, first_number, progress))
+        writer = source.frame().writeStream.queryName(f"lakefactor-{config.stream.name}")
+        writer = writer.option("checkpointLocation", checkpoint).foreachBatch(batches)
+        if available_now:
+            writer = writer.trigger(availableNow=True)
+        elif config.stream.trigger_seconds:
+            writer = writer.trigger(processingTime=f"{config.stream.trigger_seconds} seconds")
+        query = writer.start()
+        with _stopping(batches):
+            _await(query, batches, folder, config)
+    return progress.result
+
+
+class _Guarded:
+    """Micro-batches one at a time, none after the stream was asked to stop; keeps the error that ended it."""
+
+    def __init__(self, batches: MicroBatches) -> None:
+        self._batches, self._busy = batches, threading.Lock()
+        self.stopped = threading.Event()
+        self.error: Exception | None = None
+
+    def __call__(self, frame: Any, spark_batch: int) -> None:
+        with self._busy:
+            if self.stopped.is_set():
+                raise InterruptedError("the stream was asked to stop")  # the micro-batch comes again at the next start
+            try:
+                self._batches(frame, spark_batch)
+            except Exception as error:
+                self.error = error
+                raise
+
+    def stop(self, query: StreamingQuery) -> None:
+        """End the query between two micro-batches."""
+        self.stopped.set()
+        with self._busy:
+            query.stop()
+
+
+def _await(query: StreamingQuery, batches: _Guarded, folder: Folder, config: Config) -> None:
+    """Wait for the end of a query, by itself or by being asked."""
+    try:
+        while not query.awaitTermination(_POLL_SECONDS):
+            if batches.stopped.is_set() or folder.exists(STOP):
+                batches.stop(query)
+                return
+    except StreamingQueryException as error:
+        if batches.stopped.is_set() and batches.error is None:
+            return
+        if isinstance(batches.error, LakefactorError):
+            raise batches.error from None
+        raise explained(error, config) or error from batches.error
+    finally:
+        with suppress(Exception):
+            query.stop()
+
+
+@contextmanager
+def _stopping(batches: _Guarded) -> Iterator[None]:
+    """Let SIGTERM end the stream after its micro-batch."""
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        batches.stopped.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def checkpoint_root(config: Config) -> str:
+    """Return the folder of checkpoints, lease and stop file.
+
+    Raises
+    ------
+    ConfigError
+        ``tables.catalog`` is used, and ``stream.checkpoint`` is empty.
+    """
+    if config.tables.root:
+        root = config.tables.root if ":" in config.tables.root else str(Path(config.tables.root).absolute())
+        return f"{root.rstrip('/')}/{CHECKPOINTS}"
+    if config.stream.checkpoint:
+        return config.stream.checkpoint.rstrip("/").rpartition("/")[0]
+    raise ConfigError("stream.checkpoint is empty, and tables.catalog has no folder for a checkpoint; set it")
+
+
+def _ensure_tables(tables: Tables, config: Config) -> None:
+    ids = _id_types(tables, config)
+    for table in ("events", "rejects", "factor_updates", "stream_ledger", "drift"):
+        tables.ensure(table, *ids)
+
+
+def _id_types(tables: Tables, config: Config) -> tuple[IdType, IdType]:
+    """Return the types of ids: those of `events`, else the configured ones, else strings."""
+    if tables.exists("events"):
+        return tables.id_types("events")
+    configured = (config.tables.user_id_type, config.tables.item_id_type)
+    return cast("tuple[IdType, IdType]", tuple("string" if kind == "auto" else kind for kind in configured))
+
+
+def _first_number(tables: Tables, stream: str, checkpoint: Folder) -> int:
+    """Return the number of a stream's first micro-batch: behind all of the streams before it.
+
+    Raises
+    ------
+    SetupError
+        Its checkpoint is gone although it has processed micro-batches, or another stream has come after it.
+    """
+    per_stream = tables.read("stream_ledger").groupBy("stream")
+    found = {
+        row["stream"]: (row["first"], row["last"])
+        for row in per_stream.agg(F.min("batch_id").alias("first"), F.max("batch_id").alias("last")).collect()
+    }
+    last = max((last for _, last in found.values()), default=-1)
+    if stream not in found:
+        return last + 1
+    own_first, own_last = found[stream]
+    if not checkpoint.children("offsets") and not checkpoint.exists("offsets"):
+        raise SetupError(
+            f"stream {stream!r} has processed micro-batches up to {own_last}, but its checkpoint at {checkpoint.root} is "
+            "gone, so nobody knows what it has read; restore the checkpoint, or go on under another stream.name: events "
+            "that are read again are found by their ids and not counted twice"
+        )
+    if last > own_last:
+        raise SetupError(
+            f"another stream has processed micro-batches up to {last} after stream {stream!r} ended with {own_last}; "
+            "go on with that one, or under a new stream.name"
+        )
+    return own_first
+
+
+def _starting_version(tables: Tables) -> int:
+    """Return the version of `events` whose changes a new stream reads first: what came before, the model catches up."""
+    return tables.version("events") + 1
