@@ -27,7 +27,10 @@ ID_BYTES = 220
 
 @dataclass
 class _Rows:
-    """One side. Arrays may be longer than ``ids``: spare capacity."""
+    """One side. Arrays may be longer than ``ids``: spare capacity.
+
+    ``table`` is what the table holds of tempered items. Tempering rounds, so a row is what comes back from the table.
+    """
 
     factors: NDArray[np.float32]
     n_entries: NDArray[np.int64]
@@ -35,6 +38,7 @@ class _Rows:
     ids: list[Any]
     number: dict[Any, int] = field(default_factory=dict)
     state: NDArray[np.float32] | None = None
+    table: NDArray[np.float32] | None = None
 
 
 class LiveModel:
@@ -96,6 +100,8 @@ class LiveModel:
         if self.equation.biased:
             own[:, -1] = bias
         rows = _Rows(own, n_entries.astype(np.int64), None, ids.to_pylist())
+        if side == "item" and self.model.item_norm_exponent:
+            rows.table = factors.copy()
         rows.number = {name: number for number, name in enumerate(rows.ids)}
         if len(rows.number) < len(rows.ids):
             raise ShapeError(f"{len(rows.ids) - len(rows.number)} {side} ids are there twice.")
@@ -141,10 +147,8 @@ class LiveModel:
         first, n = len(own.ids), len(own.ids) + len(new)
         if n > len(own.factors):
             spare = max(n, 2 * len(own.factors)) - len(own.factors)
-            own.factors = np.concatenate([own.factors, np.zeros((spare, own.factors.shape[1]), FACTOR_DTYPE)])
-            own.n_entries = np.concatenate([own.n_entries, np.zeros(spare, np.int64)])
-            if own.state is not None:
-                own.state = np.concatenate([own.state, np.zeros((spare, own.state.shape[1]), FACTOR_DTYPE)])
+            own.factors, own.n_entries = _grown(own.factors, spare), _grown(own.n_entries, spare)
+            own.state, own.table = (a if a is None else _grown(a, spare) for a in (own.state, own.table))
         own.ids += new
         own.number.update(zip(new, range(first, n), strict=True))
         return self.rows(side, ids)
@@ -164,7 +168,7 @@ class LiveModel:
         side : {"user", "item"}
         rows : int64 ndarray, shape (n,)
         factors : float32 ndarray, shape (n, columns)
-            As in `source`.
+            As in `source`; tempered items are rounded to what comes back from the table.
         n_entries : int64 ndarray, shape (n,)
         optimizer_state : float32 ndarray, shape (n, width), or None
             Another width than the state's so far begins a new one: rows that are not given have zeros.
@@ -175,10 +179,15 @@ class LiveModel:
             Factors are not finite; nothing was changed.
         """
         own = self._sides[side]
+        if own.table is not None:
+            stored = self.equation.tempered(factors)
+            factors = self.equation.untempered(stored)
         if own.gramian is not None:
             old = own.factors[rows]
             own.gramian.add(factors)
             own.gramian.subtract(old)
+        if own.table is not None:
+            own.table[rows] = stored
         own.factors[rows] = factors
         own.n_entries[rows] = n_entries
         if optimizer_state is not None:
@@ -200,10 +209,10 @@ class LiveModel:
 
     def stored(self, side: Side, rows: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return factors, shape (n, rank), and biases, shape (n,), of some rows as the tables hold them."""
-        own = self._sides[side].factors[rows]
-        factors = np.ascontiguousarray(own[:, : self.model.rank])
+        own, table = self._sides[side].factors[rows], self._sides[side].table
+        factors = np.ascontiguousarray(own[:, : self.model.rank]) if table is None else table[rows]
         bias = own[:, -1].copy() if self.equation.biased else np.zeros(len(own), FACTOR_DTYPE)
-        return self.equation.tempered(factors) if side == "item" else factors, bias
+        return factors, bias
 
     def scaled_gramian(self, side: Side) -> NDArray[np.float32]:
         """Return a0 Y'Y over all rows of a side, float32, shape (columns, columns)."""
@@ -250,6 +259,11 @@ def memory_bytes(n_users: int, n_items: int, columns: int) -> int:
     784
     """
     return (n_users + n_items) * (2 * (4 * columns + 8) + ID_BYTES)
+
+
+def _grown(array: NDArray[Any], spare: int) -> NDArray[Any]:
+    """Return the array with so many rows of zeros more."""
+    return np.concatenate([array, np.zeros((spare, *array.shape[1:]), array.dtype)])
 
 
 def distinct_ids(ids: pa.Array | pa.ChunkedArray) -> tuple[list[Any], NDArray[np.int64]]:

@@ -75,7 +75,8 @@ def solve_batch(
         for side, some in updated.items():
             _restore(live, side, before[side], some, np.arange(len(some.rows)))
         raise
-    return updated
+    # As the live model has them: tempered items are rounded there.
+    return {side: replace(some, factors=live.source(side)[some.rows]) for side, some in updated.items()}
 
 
 class _Touched:

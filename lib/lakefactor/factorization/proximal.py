@@ -64,6 +64,7 @@ def solve_near(
     """
     equation, source, gram = live.equation, live.source(other(side)), live.scaled_gramian(other(side))
     kept = stay > 0
+    entries = entries.where(kept[entries.owners] | ~np.isnan(entries.strengths))
     old = np.where(kept[:, None], old, FACTOR_DTYPE(0))
     near = np.where(kept, rho * stay, 0.0).astype(FACTOR_DTYPE)
     fixed = source[entries.indices, -1] if equation.biased else np.zeros(len(entries.indices), FACTOR_DTYPE)

@@ -61,6 +61,12 @@ class Entries:
         before = None if self.before is None else self.before[entry]
         return Entries(indptr, self.indices[entry], self.strengths[entry], before)
 
+    def where(self, mask: NDArray[np.bool_]) -> Entries:
+        """Return the rows with those entries only that ``mask``, shape (nnz,), names."""
+        indptr = np.concatenate([[0], np.cumsum(mask)])[self.indptr]
+        before = None if self.before is None else self.before[mask]
+        return Entries(indptr, self.indices[mask], self.strengths[mask], before)
+
 
 def _count(indptr: Int64s, strengths: Float32s) -> Int64s:
     there = np.concatenate([[0], np.cumsum(~np.isnan(strengths))])

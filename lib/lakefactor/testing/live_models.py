@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from lakefactor.config import Model
 from lakefactor.factorization.live_model import LiveModel
 from lakefactor.kernels import reference
 from lakefactor.testing.interactions import random_interactions
-from lakefactor.types import SIDES, other
+from lakefactor.types import SIDES, Side, other
+
+Float64s = NDArray[np.float64]
 
 RANK = 5
 MODELS = {
@@ -67,36 +70,38 @@ def dict_of(table: pa.Table) -> dict[tuple[str, str], float]:
     return {(user, item): strength for user, item, strength in zip(*columns, strict=True)}
 
 
-def entries_of(state: dict[tuple[str, str], float], side: str, name: str) -> list[tuple[str, float]]:
+def entries_of(state: dict[tuple[str, str], float], side: Side, name: str) -> list[tuple[str, float]]:
     """Return (id of the other side, strength) of one row."""
     here, there = (0, 1) if side == "user" else (1, 0)
     return [(pair[there], strength) for pair, strength in state.items() if pair[here] == name]
 
 
-def by_id(live: LiveModel, side: str) -> dict[str, np.ndarray]:
+def by_id(live: LiveModel, side: Side) -> dict[str, NDArray[np.float32]]:
     """Return the rows of a side by id."""
     rows = np.arange(live.size(side))
     return dict(zip(live.ids(side, rows), live.source(side).copy(), strict=True))
 
 
-def oracle_row(live: LiveModel, side: str, entries: list[tuple[str, float]], n: int | None = None):
+def oracle_row(
+    live: LiveModel, side: Side, entries: list[tuple[str, float]], n: int | None = None
+) -> tuple[Float64s, Float64s]:
     """Return M, b of one row against the other side as it is, in float64; ``n`` interactions regularize it."""
     equation, source = live.equation, live.source(other(side))
     rows = live.numbers(other(side), [name for name, _ in entries])
     strengths = np.array([strength for _, strength in entries], np.float32)
-    n = np.array([len(entries) if n is None else n])
+    count = np.array([len(entries) if n is None else n])
     return reference.system(
         source, equation.a0 * reference.gramian(source), rows, equation.weights(strengths),
-        equation.targets(strengths), float(equation.reg(side, n, len(source))[0]),
-        float(equation.bias_reg(side, n, len(source))[0]), equation.biased,
+        equation.targets(strengths), float(equation.reg(side, count, len(source))[0]),
+        float(equation.bias_reg(side, count, len(source))[0]), equation.biased,
     )[:2]  # fmt: skip
 
 
-def oracle_solution(live: LiveModel, matrix: np.ndarray, rhs: np.ndarray) -> np.ndarray:
+def oracle_solution(live: LiveModel, matrix: Float64s, rhs: Float64s) -> Float64s:
     """Return the solution of M x = b, the best x >= 0 for nmf."""
     if not live.equation.nonnegative:
-        return np.linalg.solve(matrix, rhs)
+        return np.asarray(np.linalg.solve(matrix, rhs), np.float64)
     from scipy.optimize import nnls
 
     lower = np.linalg.cholesky(matrix)
-    return nnls(lower.T, np.linalg.solve(lower, rhs))[0]
+    return np.asarray(nnls(lower.T, np.linalg.solve(lower, rhs))[0])
