@@ -11,6 +11,7 @@ from lakefactor.config import Config
 from lakefactor.errors import TableError, UnknownIdError
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.catalogue import Catalogue, collect_catalogue
+from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.scoring import similar_items, top_items
 from lakefactor.spark.tables import Tables
 
@@ -45,8 +46,8 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
         raise TableError("no model is published; run 'lakefactor publish', or name one with --model-version")
     record = newest(tables, version)
     of_version = F.col("model_version") == version
-    item_factors = tables.read("item_factors").where(of_version)
-    user_factors = tables.read("user_factors").where(of_version)
+    item_factors = read_factors(tables, "item", version)
+    user_factors = read_factors(tables, "user", version)
     users = _wanted_users(user_factors, config.recommend.users, version)
     catalogue = collect_catalogue(item_factors)
     _refuse_unknown_items(catalogue, config)
