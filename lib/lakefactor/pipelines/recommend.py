@@ -8,6 +8,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
+from lakefactor.contracts import literal
 from lakefactor.errors import TableError, UnknownIdError
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.catalogue import Catalogue, collect_catalogue
@@ -97,17 +98,7 @@ def _replace(tables: Tables, table: str, rows: DataFrame, version: str, users: t
     stamped = rows.select(
         F.lit(version).alias("model_version"), *rows.columns, F.current_timestamp().alias("created_at")
     )
-    predicate = f"model_version = {_literal(version)}"
+    predicate = f"model_version = {literal(version)}"
     if users:
-        predicate += f" AND cast(user_id AS STRING) IN ({', '.join(map(_literal, users))})"
+        predicate += f" AND cast(user_id AS STRING) IN ({', '.join(map(literal, users))})"
     tables.replace_where(table, stamped, predicate)
-
-
-def _literal(text: str) -> str:
-    r"""Return a SQL string literal.
-
-    >>> print(_literal(r"it's a \ test"))
-    'it\'s a \\ test'
-    """
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

@@ -57,7 +57,7 @@ def newest_updates(tables: Tables, side: Side, model_version: str, batch_below: 
     if rows.isEmpty():
         return None
     key, columns = f"{side}_id", tables.read(f"{side}_factors").columns
-    return _newest(rows, key, *(name for name in columns if name != key)).select(*columns)
+    return newest(rows, key, *(name for name in columns if name != key)).select(*columns)
 
 
 def optimizer_states(tables: Tables, side: Side, model_version: str) -> DataFrame:
@@ -67,7 +67,7 @@ def optimizer_states(tables: Tables, side: Side, model_version: str) -> DataFram
     if rows is None:
         no_state = F.lit(None).cast("array<float>").alias("optimizer_state")
         return tables.read(f"{side}_factors").where("false").select(key, no_state)
-    return _newest(rows.where("optimizer_state IS NOT NULL"), key, "optimizer_state")
+    return newest(rows.where("optimizer_state IS NOT NULL"), key, "optimizer_state")
 
 
 def _updates(tables: Tables, side: Side, model_version: str) -> DataFrame | None:
@@ -78,7 +78,7 @@ def _updates(tables: Tables, side: Side, model_version: str) -> DataFrame | None
     return rows.where((F.col("model_version") == model_version) & (F.col("side") == side))
 
 
-def _newest(rows: DataFrame, key: str, *columns: str) -> DataFrame:
+def newest(rows: DataFrame, key: str, *columns: str) -> DataFrame:
     """Return `key` and `columns` of each id's row with the largest batch_id."""
-    newest = F.max_by(F.struct(*columns), "batch_id").alias("_newest")
-    return rows.groupBy(key).agg(newest).select(key, *(f"_newest.{name}" for name in columns))
+    row = F.max_by(F.struct(*columns), "batch_id").alias("_newest")
+    return rows.groupBy(key).agg(row).select(key, *(f"_newest.{name}" for name in columns))

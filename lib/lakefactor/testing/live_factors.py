@@ -10,7 +10,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from lakefactor.config import Config
 from lakefactor.spark.tables import Tables
-from lakefactor.types import Side
+from lakefactor.types import SIDES, Side
 
 Rows = list[dict[str, Any]]
 
@@ -53,10 +53,10 @@ def append_rows(spark: SparkSession, tables: Tables, table: str, rows: Rows) -> 
 def write_trained(spark: SparkSession, config: Config) -> Tables:
     """Make a live version and another one: `USERS`, `ITEMS`, and no updates."""
     tables = Tables(spark, config.tables)
-    for side, names in (("user", USERS), ("item", ITEMS)):
+    for side, names in zip(SIDES, (USERS, ITEMS), strict=True):
         rows = [factor_row(side, name, version=version) for version in (LIVE, OTHER) for name in names]
         append_rows(spark, tables, f"{side}_factors", rows)
-    live = {"name": "default", "model_version": LIVE, "previous_version": None, "published_at": TRAINED_AT}
+    live = {"name": "default", "model_version": LIVE, "previous_version": OTHER, "published_at": TRAINED_AT}
     append_rows(spark, tables, "live_model", [live | {"decision_id": "d"}])
     return tables
 
