@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import pytest
@@ -87,9 +88,12 @@ def tables(spark: SparkSession, streamed: Config, config: Config) -> Tables:
 
 def seen(tables: Tables, config: Config) -> Any:
     """Return everything that readers, with and without Spark, see of the live version."""
+    frames = [read(tables, side, LIVE) for read in (read_factors, optimizer_states) for side in SIDES]
+    together = reduce(lambda one, two: one.unionByName(two, allowMissingColumns=True), frames)
     reader = Reader(config.tables)
-    with_spark = [rows_of(read(tables, side, LIVE)) for read in (read_factors, optimizer_states) for side in SIDES]
-    return with_spark, [reader.sql(f"SELECT * FROM live_{side}_factors ORDER BY 2").to_pylist() for side in SIDES]
+    return rows_of(together), [
+        reader.sql(f"SELECT * FROM live_{side}_factors ORDER BY 2").to_pylist() for side in SIDES
+    ]
 
 
 def keys(frame: DataFrame) -> set[tuple[Any, ...]]:

@@ -7,6 +7,8 @@ a fold that was cut off is done again from the beginning.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from pydantic import BaseModel, ConfigDict
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -15,7 +17,7 @@ from lakefactor.contracts import literal
 from lakefactor.pipelines.models import readable_versions
 from lakefactor.spark.live_factors import UPDATES, newest
 from lakefactor.spark.tables import Tables
-from lakefactor.types import SIDES
+from lakefactor.types import SIDES, Side
 
 
 class FoldResult(BaseModel):
@@ -56,32 +58,33 @@ def fold(tables: Tables, model_version: str) -> FoldResult:
     if not tables.exists(UPDATES):
         return FoldResult(model_version=model_version)
     updates = tables.read(UPDATES, tables.version(UPDATES))
-    of_version = updates.where(F.col("model_version") == model_version)
-    last = of_version.agg(F.max("batch_id")).collect()[0][0]
+    ours = F.col("model_version") == model_version
+    found = updates.agg(
+        F.max(F.when(ours, F.col("batch_id"))).alias("last"),
+        F.count_if(ours & F.col("optimizer_state").isNotNull()).alias("states"),
+        F.collect_set("model_version").alias("versions"),
+    ).collect()[0]
     written = dict.fromkeys(SIDES, 0)
-    for side in SIDES if last is not None else ():
-        table, key = f"{side}_factors", f"{side}_id"
-        columns = tables.read(table).columns
-        rows = newest(of_version.where(F.col("side") == side), key, *(name for name in columns if name != key))
-        written[side] = tables.merge_newer(table, rows, model_version, key)
-    kept = _delete_folded(tables, of_version, model_version, last)
+    for side in SIDES if found.last is not None else ():
+        table = f"{side}_factors"
+        rows = _newest(updates.where(ours), side, tables.read(table).columns)
+        written[side] = tables.merge_newer(table, rows, model_version, f"{side}_id")
+    retired = set(found.versions) - {model_version}
+    retired -= readable_versions(tables) if retired else set()
+    parts = [f"model_version = {literal(version)}" for version in sorted(retired)]
+    if found.last is not None:
+        parts.append(f"model_version = {literal(model_version)} AND batch_id <= {found.last}")
+    with_state = updates.where(ours & F.col("optimizer_state").isNotNull())
+    stay = _newest(with_state, "user", updates.columns).unionByName(_newest(with_state, "item", updates.columns))
+    kept = stay.count() if found.states else 0
+    if parts:
+        tables.replace_where(UPDATES, stay if kept else updates.where("false"), " OR ".join(parts))
     return FoldResult(
-        model_version=model_version, batch_id=last, users=written["user"], items=written["item"], kept=kept
+        model_version=model_version, batch_id=found.last, users=written["user"], items=written["item"], kept=kept
     )
 
 
-def _delete_folded(tables: Tables, of_version: DataFrame, model_version: str, last: int | None) -> int:
-    """Delete what was folded, and what nobody can read, in one commit; return how many rows stay for their state."""
-    columns = of_version.columns
-    with_state = of_version.where("optimizer_state IS NOT NULL")
-    users, items = (
-        newest(with_state.where(F.col("side") == side), f"{side}_id", *(c for c in columns if c != f"{side}_id"))
-        for side in SIDES
-    )
-    stay = users.unionByName(items)
-    readable = ", ".join(map(literal, sorted({model_version, *readable_versions(tables)})))
-    predicate = f"model_version NOT IN ({readable})"
-    if last is not None:
-        predicate += f" OR (model_version = {literal(model_version)} AND batch_id <= {last})"
-    tables.replace_where(UPDATES, stay, predicate)
-    return stay.count()
+def _newest(updates: DataFrame, side: Side, columns: Sequence[str]) -> DataFrame:
+    """Return `columns` of the newest update of each id of one side."""
+    key = f"{side}_id"
+    return newest(updates.where(F.col("side") == side), key, *(name for name in columns if name != key))
