@@ -49,3 +49,15 @@ def live_version(tables: Tables) -> str | None:
         return None
     row = tables.read("live_model").where(F.col("name") == LIVE_NAME).first()
     return None if row is None else str(row.model_version)
+
+
+def readable_versions(tables: Tables) -> set[str]:
+    """Return the versions that may still be read: the live one, the one to roll back to, and the newest."""
+    versions: set[str | None] = set()
+    if tables.exists("live_model"):
+        live = tables.read("live_model").where(F.col("name") == LIVE_NAME).first()
+        versions |= {live.model_version, live.previous_version} if live else set()
+    if tables.exists("models"):
+        row = tables.read("models").orderBy(F.desc("created_at"), F.desc("model_version")).first()
+        versions |= {row.model_version} if row else set()
+    return {version for version in versions if version is not None}

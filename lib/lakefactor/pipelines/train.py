@@ -28,6 +28,7 @@ from lakefactor.pipelines.progress import TrainingProgress
 from lakefactor.pipelines.run_log import RunLog
 from lakefactor.spark.attempts import Attempt, attempt_until_done
 from lakefactor.spark.barrier import rank_errors
+from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.training import Lifecycle, Trained, train_once
 from lakefactor.types import SIDES, Side
@@ -218,14 +219,14 @@ def _model_to_start_from(tables: Tables, config: Config, progress: TrainingProgr
 
 
 def _factor_rows(tables: Tables, live: ModelRecord) -> DataFrame:
-    """Return the live model's rows of both sides at the tables' present versions, the other side's id null."""
+    """Return the live model's rows of both sides, as the stream left them, the other side's id null."""
     types = dict(zip(SIDES, tables.id_types("interactions"), strict=True))
     sql = {"string": "string", "long": "bigint"}
     frames = []
     for side in SIDES:
-        rows = tables.read(f"{side}_factors", tables.version(f"{side}_factors"))
+        rows = read_factors(tables, side, live.model_version)
         ids = [F.col(f"{s}_id") if s == side else F.lit(None).cast(sql[types[s]]).alias(f"{s}_id") for s in SIDES]
-        frames.append(rows.where(F.col("model_version") == live.model_version).select(*ids, "factors", "bias"))
+        frames.append(rows.select(*ids, "factors", "bias"))
     return frames[0].unionByName(frames[1])
 
 

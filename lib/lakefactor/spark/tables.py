@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StructType
 
 from lakefactor import config as settings
-from lakefactor.contracts import IdType, by_name, by_path, load
+from lakefactor.contracts import IdType, by_name, by_path, literal, load
 from lakefactor.contracts.writers import WRITTEN_BY
 from lakefactor.errors import ShapeError, TableError
 
@@ -175,18 +175,37 @@ class Tables:
         Nothing new means no new version. A key must not occur twice in `rows`. An insert-only MERGE against an empty
         table plans as an append, so there is no second way.
         """
+        return self._merge(table, rows, _same(key), "")
+
+    def merge_newer(self, table: str, rows: DataFrame, model_version: str, key: str) -> int:
+        """Insert the rows whose key is new; replace the rows of a smaller batch_id; return how many both were.
+
+        Parameters
+        ----------
+        table : str
+            Name of a contract with the columns ``model_version`` and ``batch_id``.
+        rows : DataFrame
+            Rows of `model_version` alone; a key must not occur twice.
+        model_version : str
+            Files of other versions are left out by their statistics.
+        key : str
+            Column that names a row of the version.
+        """
+        of_version = f"old.model_version = {literal(model_version)} AND {_same([key])}"
+        return self._merge(table, rows, of_version, "WHEN MATCHED AND new.batch_id > old.batch_id THEN UPDATE SET *")
+
+    def _merge(self, table: str, rows: DataFrame, condition: str, when_matched: str) -> int:
         source = f"merge_{uuid.uuid4().hex}"
-        same_key = " AND ".join(f"old.`{column}` = new.`{column}`" for column in key)
         self._conform(table, rows).createOrReplaceTempView(source)
         try:
             outcome = rows.sparkSession.sql(
-                f"MERGE INTO {self.sql_name(table)} AS old USING {source} AS new ON {same_key} "
-                "WHEN NOT MATCHED THEN INSERT *"
+                f"MERGE INTO {self.sql_name(table)} AS old USING {source} AS new ON {condition} "
+                f"{when_matched} WHEN NOT MATCHED THEN INSERT *"
             ).first()
         finally:
             rows.sparkSession.catalog.dropTempView(source)
         assert outcome is not None
-        return int(outcome["num_inserted_rows"])
+        return int(outcome["num_inserted_rows"] + outcome["num_updated_rows"])
 
     def _open(self, table: str, version: int | None = None) -> DataFrame:
         """Return the table's rows, unchecked."""
@@ -241,6 +260,10 @@ class Tables:
             yield
         except AnalysisException as error:
             raise TableError(f"{what}: {str(error).splitlines()[0]}") from error
+
+
+def _same(key: Sequence[str]) -> str:
+    return " AND ".join(f"old.`{column}` = new.`{column}`" for column in key)
 
 
 def _id_types(schema: StructType) -> tuple[IdType, IdType]:
