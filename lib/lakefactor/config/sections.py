@@ -432,7 +432,9 @@ class Stream(Section):
     decay: float = Field(0.99, ge=0, lt=1, description="Decay of the squared gradients (`rmsprop`, `adam`).")
     clip_norm: NonNegative = Field(1.0, description="Largest length of a row's gradient; 0: not clipped.")
     gramian_every: int = Field(
-        100, ge=1, description="Micro-batches between exact computations of the Gramians, which change by the rows else."
+        100,
+        ge=1,
+        description="Micro-batches between exact computations of the Gramians, which change by the rows else.",
     )
     fold_every: int = Field(
         100, ge=0, description="Micro-batches between merges of `factor_updates` into the factor tables; 0: never."
