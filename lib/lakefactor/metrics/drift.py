@@ -18,7 +18,7 @@ Hinkley, "Inference about the change-point in a sequence of random variables", B
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
 from typing import Any
@@ -129,20 +129,23 @@ class DriftWatch:
         self._last_changes = changes
         return list(changes)
 
-    def replay(self, batches: Sequence[Mapping[str, Any]]) -> list[Change]:
-        """Take in rows of ``stream_ledger`` in order of batch_id, as after a restart; return all changes in them.
+    def replay(self, batches: Iterable[Mapping[str, Any]]) -> None:
+        """Take in rows of ``stream_ledger`` after a restart; the changes in them were recorded at their time.
 
         Parameters
         ----------
-        batches : sequence of mappings
-            With ``batch_id``, ``model_version`` (a row without one is passed over) and ``metrics``.
+        batches : iterable of mappings
+            With ``batch_id``, ``model_version`` and ``metrics``, in any order; rows without a version are passed over.
+            Those that come before the last change of the version are not needed, as all detectors started over there.
         """
         rows = sorted((row for row in batches if row["model_version"]), key=lambda row: row["batch_id"])
-        return [
-            change
-            for row in rows
-            for change in self.update(row["batch_id"], row["model_version"], dict(row["metrics"] or {}))
-        ]
+        started = max((i for i in range(1, len(rows)) if _version(rows[i]) != _version(rows[i - 1])), default=0)
+        for row in rows[started:]:
+            self.update(row["batch_id"], _version(row), dict(row["metrics"] or {}))
+
+
+def _version(row: Mapping[str, Any]) -> str:
+    return str(row["model_version"])
 
 
 def is_watched(name: str) -> bool:
@@ -226,8 +229,8 @@ class _Adwin(_Detector):
         # Takes seconds where scikit-learn is installed, and only a stream's driver needs it.
         from river.drift import ADWIN
 
-        # `clock` 1: a change is looked for at every micro-batch, not at every 32nd.
-        return ADWIN(delta=self._settings.adwin_delta, clock=1, grace_period=BASELINE)
+        # `clock`: a change is looked for at every 4th micro-batch; river's 32 are for single events.
+        return ADWIN(delta=self._settings.adwin_delta, clock=4, grace_period=BASELINE)
 
     def _scaled(self, score: float) -> float:
         return min(max(0.5 + score / (2 * FULL_SCALE), 0.0), 1.0)

@@ -32,7 +32,7 @@ Scores = dict[str, dict[str, Floats]]
 
 
 @dataclass(frozen=True)
-class Model:
+class FactorModel:
     """What a prediction needs of a model: ``mean + b_u + b_i + x_u'y_i``.
 
     Attributes
@@ -107,7 +107,7 @@ def popular_items(n_entries: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 def rank_scores(
-    model: Model,
+    model: FactorModel,
     user_rows: NDArray[Any],
     event_users: NDArray[Any],
     event_items: NDArray[Any],
@@ -119,7 +119,7 @@ def rank_scores(
 
     Parameters
     ----------
-    model : Model
+    model : FactorModel
     user_rows : integer array, shape (b,)
         Row in ``model.user_factors`` of each user; negative: the model does not know the user.
     event_users : integer array, shape (n,)
@@ -162,7 +162,7 @@ def rank_scores(
     --------
     User 0 has seen item 0, so the list is [1, 2] for the new items 1 and one that is unknown; user 1 is new.
 
-    >>> model = Model(np.ones((1, 1), np.float32), np.array([[4], [3], [2], [1]], np.float32))
+    >>> model = FactorModel(np.ones((1, 1), np.float32), np.array([[4], [3], [2], [1]], np.float32))
     >>> scores = rank_scores(model, np.array([0, -1]), np.array([0, 0, 1]), np.array([1, -1, 2]), 2,
     ...                      seen=(np.array([0, 1, 1]), np.array([0], np.int32)))
     >>> scores["all"]["recall_at_2"], scores["known_users"]["recall_at_2"], scores["new_users"]["recall_at_2"]
@@ -190,7 +190,7 @@ def rank_scores(
 
 
 def rating_errors(
-    model: Model,
+    model: FactorModel,
     user_rows: NDArray[Any],
     item_rows: NDArray[Any],
     ratings: NDArray[Any],
@@ -201,7 +201,7 @@ def rating_errors(
 
     Parameters
     ----------
-    model : Model
+    model : FactorModel
     user_rows, item_rows : integer arrays, shape (n,)
         Rows of each event's user and item; negative: the model does not know it.
     ratings : float array, shape (n,)
@@ -224,7 +224,7 @@ def rating_errors(
 
     Examples
     --------
-    >>> model = Model(np.ones((1, 1), np.float32), np.array([[1], [2]], np.float32), mean=3.0)
+    >>> model = FactorModel(np.ones((1, 1), np.float32), np.array([[1], [2]], np.float32), mean=3.0)
     >>> rating_errors(model, np.array([0, -1]), np.array([1, 1]), np.array([4.0, 4.0]))["all"]["squared_error"]
     array([1., 1.])
     """
@@ -290,7 +290,7 @@ def _segments(
 
 
 def _check_events(
-    model: Model,
+    model: FactorModel,
     user_rows: NDArray[Any],
     event_users: NDArray[Any],
     event_items: NDArray[Any],

@@ -13,7 +13,7 @@ from sklearn.metrics import ndcg_score
 
 from lakefactor.errors import ShapeError
 from lakefactor.metrics.prequential import (
-    Model,
+    FactorModel,
     batch_means,
     popular_items,
     rank_scores,
@@ -34,7 +34,7 @@ class Batch:
         random = np.random.default_rng(seed)
         n, m, self.b, events = random.integers(1, 8), random.integers(2, 12), random.integers(1, 7), random.integers(40)
         rank = random.integers(1, 5)
-        self.model = Model(
+        self.model = FactorModel(
             random.normal(size=(n, rank)).astype(np.float32),
             random.normal(size=(m, rank)).astype(np.float32),
             random.normal(size=n).astype(np.float32) if biased else None,
@@ -104,7 +104,7 @@ def test_ranks_equal_the_definitions(seed, k):
 def test_ndcg_equals_scikit_learn():
     random = np.random.default_rng(5)
     b, m, k = 40, 60, 10
-    model = Model(random.normal(size=(b, 4)).astype(np.float32), random.normal(size=(m, 4)).astype(np.float32))
+    model = FactorModel(random.normal(size=(b, 4)).astype(np.float32), random.normal(size=(m, 4)).astype(np.float32))
     relevant = random.random((b, m)) < 0.15
     relevant[np.arange(b), random.integers(m, size=b)] = True
     users, items = np.nonzero(relevant)
@@ -128,7 +128,7 @@ def test_order_and_repetition_of_events_do_not_matter():
 
 
 def test_a_batch_of_seen_items_says_nothing():
-    model = Model(np.ones((1, 1), np.float32), np.ones((3, 1), np.float32))
+    model = FactorModel(np.ones((1, 1), np.float32), np.ones((3, 1), np.float32))
     assert rank_scores(model, np.array([0]), np.array([0, 0]), np.array([1, 2]), 2, csr([{1, 2}])) == {}
     assert rank_scores(model, np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64), 2) == {}
 
@@ -205,7 +205,7 @@ def test_popular_items_are_the_fewest_that_hold_half(counts):
     ],
 )
 def test_refuses_arrays_that_disagree(arguments, message):
-    model = Model(np.ones((1, 1), np.float32), np.ones((3, 1), np.float32))
+    model = FactorModel(np.ones((1, 1), np.float32), np.ones((3, 1), np.float32))
     good = {"user_rows": np.array([0, -1]), "event_users": np.array([1]), "event_items": np.array([2]), "k": 2}
     rank_scores(model, **good)
     with pytest.raises(ShapeError, match=message):
@@ -213,6 +213,6 @@ def test_refuses_arrays_that_disagree(arguments, message):
 
 
 def test_refuses_ratings_of_other_events():
-    model = Model(np.ones((1, 1), np.float32), np.ones((3, 1), np.float32))
+    model = FactorModel(np.ones((1, 1), np.float32), np.ones((3, 1), np.float32))
     with pytest.raises(ShapeError, match="2 ratings of 1 events"):
         rating_errors(model, np.array([0]), np.array([0]), np.array([1.0, 2.0]))
