@@ -465,7 +465,16 @@ class Stream(Section):
         0, ge=0, description="Updated rows per side that are also solved exactly, to record the distance; 0: none."
     )
     adwin_delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's chance of a false alarm.")
-    page_hinkley_threshold: Positive = Field(50.0, description="Page-Hinkley's threshold of the cumulative deviation.")
+    page_hinkley_threshold: Positive = Field(
+        25.0,
+        description="Page-Hinkley's threshold of the cumulative deviation, in standard deviations of the metric from "
+        "micro-batch to micro-batch.",
+    )
+    metrics_file: str = Field(
+        "",
+        description="File that gets the stream's metrics in Prometheus' text format after every micro-batch, for the "
+        "textfile collector of node_exporter, which reads `*.prom`. Empty: none.",
+    )
 
     @property
     def optimizers(self) -> frozenset[str]:

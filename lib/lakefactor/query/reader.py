@@ -244,10 +244,7 @@ class Reader:
         return model_version
 
     def _live_version(self) -> str | None:
-        if not self._lake.exists("live_model"):
-            return None
-        rows = self._lake.rows("live_model", ["model_version"], pc.field("name") == LIVE_NAME)
-        return rows["model_version"][0].as_py() if rows.num_rows else None
+        return live_version(self._lake)
 
     def _evaluations(self) -> dict[str, dict[str, Any]]:
         """Return ``{model_version: {"split": ..., "model": {metric: value}, "popularity": ...}}`` of the newest."""
@@ -262,6 +259,14 @@ class Reader:
             name = f"{row['metric']}_at_{row['k']}" if row["k"] else row["metric"]
             known.setdefault(row["recommender"], {})[name] = row["value"]
         return newest
+
+
+def live_version(lake: Lake) -> str | None:
+    """Return the model version that readers use now; None: none is published."""
+    if not lake.exists("live_model"):
+        return None
+    rows = lake.rows("live_model", ["model_version"], pc.field("name") == LIVE_NAME)
+    return rows["model_version"][0].as_py() if rows.num_rows else None
 
 
 def _checked(limit: int | None) -> int | None:
