@@ -117,7 +117,7 @@ class Span:
         return cls(frozenset(found["types"]), found["oldest"], found["newest"])
 
 
-def pairs_of(events: DataFrame, config: Config, span: Span) -> DataFrame:
+def pairs_of(events: DataFrame, config: Config, span: Span, *by: str) -> DataFrame:
     """Return the columns of `interactions`, and whether the pair is `kept`, for every pair that has events.
 
     Parameters
@@ -127,12 +127,14 @@ def pairs_of(events: DataFrame, config: Config, span: Span) -> DataFrame:
     config : Config
     span : Span
         Of the events that times are measured against; of `events` itself for the table `interactions`.
+    *by : str
+        More columns that tell pairs apart; the result has them too.
     """
     explicit = config.feedback == "explicit"
     strength = _last_value() if explicit else _scaled_sum(span, config)
     pairs = (
-        _with_counts(events, span, config.ingest.delete_event_type)
-        .groupBy(*PAIR)
+        _with_counts(events, span, config.ingest.delete_event_type, [*PAIR, *by])
+        .groupBy(*PAIR, *by)
         .agg(
             strength.alias("strength"),
             F.count_if("counts").alias("n_events"),
@@ -143,16 +145,16 @@ def pairs_of(events: DataFrame, config: Config, span: Span) -> DataFrame:
     return pairs.withColumn("kept", kept)
 
 
-def _with_counts(events: DataFrame, span: Span, delete: str) -> DataFrame:
+def _with_counts(events: DataFrame, span: Span, delete: str, pair: list[str]) -> DataFrame:
     """Add an event's `place` in time, and whether it `counts`: it is after the last delete of its pair."""
     arrival = F.when(F.col("event_time").isNull(), F.col("ingested_at"))
     placed = events.withColumn("place", F.struct("event_time", arrival.alias("arrival")))
     if delete not in span.types:
         return placed.withColumn("counts", F.lit(True))
     is_delete = F.col("event_type") == delete
-    last_deletes = placed.where(is_delete).groupBy(*PAIR).agg(F.max("place").alias("deleted_at"))
+    last_deletes = placed.where(is_delete).groupBy(*pair).agg(F.max("place").alias("deleted_at"))
     counts = ~is_delete & (F.col("deleted_at").isNull() | (F.col("place") > F.col("deleted_at")))
-    return placed.join(last_deletes, list(PAIR), "left").withColumn("counts", counts)
+    return placed.join(last_deletes, pair, "left").withColumn("counts", counts)
 
 
 def _last_value() -> Column:

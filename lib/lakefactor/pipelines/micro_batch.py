@@ -20,7 +20,8 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.errors import SetupError
-from lakefactor.pipelines.live import Learned, Live, load_live
+from lakefactor.pipelines.fold import fold
+from lakefactor.pipelines.live import NOTHING, Live, load_live
 from lakefactor.pipelines.models import live_version
 from lakefactor.spark.stream_source import BatchRows, Source
 from lakefactor.spark.tables import Tables
@@ -28,8 +29,6 @@ from lakefactor.spark.touched import events_of_users, events_since
 
 APP_ID = "lakefactor-stream"
 """Delta's transactions of all streams: of two at once, Delta lets one win."""
-
-NOTHING = Learned(None, {"users": 0, "items": 0, "new_users": 0, "new_items": 0}, {}, {})
 
 
 @dataclass
@@ -130,7 +129,14 @@ class MicroBatches:
             "newest_event_time": pc.max(fresh["event_time"]).as_py(),
             "started_at": started,
         }
+        every = self._config.stream
+        if live is not None and number % every.gramian_every == 0:
+            with steps("gramian"):
+                ledger["metrics"] = {**learned.metrics, "gramian_difference": live.model.recompute_gramians()}
         self._finish(ledger, steps)
+        if live is not None and every.fold_every and (number + 1) % every.fold_every == 0:
+            fold(self._tables, live.model_version)
+            self._at("fold")
 
     def _fence(self, number: int) -> None:
         """Refuse to go on behind another stream's back; Delta would skip what is numbered lower."""
@@ -162,14 +168,11 @@ class MicroBatches:
 
     def _follow(self, number: int) -> Live | None:
         """Return the live model as it was before this micro-batch; None where none is published yet."""
-        version, live = live_version(self._tables), self._live
-        exact = number % self._config.stream.gramian_every == 0
+        version = live_version(self._tables)
         if version is None:
             self._live = None
-        elif live is None or live.model_version != version or exact:
+        elif self._live is None or self._live.model_version != version:
             self._live = load_live(self._spark, self._config, version, number)
-            if live is not None and live.model_version == version:
-                self._live.compare(live)
         return self._live
 
     def _missed(self, live: Live | None, before: int, schema: pa.Schema) -> pa.Table:

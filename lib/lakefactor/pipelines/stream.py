@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
@@ -17,13 +17,15 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming import StreamingQuery
 
-from lakefactor.config import Config
+from lakefactor.config import Config, Stream
 from lakefactor.contracts import IdType
-from lakefactor.errors import ConfigError, LakefactorError, SetupError, TableError
+from lakefactor.errors import ConfigError, LakefactorError, SetupError
 from lakefactor.factorization.snapshot_folder import Folder
 from lakefactor.log import say
+from lakefactor.metrics.drift import DriftWatch
 from lakefactor.pipelines.lease import held
-from lakefactor.pipelines.micro_batch import MicroBatches
+from lakefactor.pipelines.micro_batch import APP_ID, MicroBatches
+from lakefactor.pipelines.stream_report import StreamMetrics, batch_line, change_line
 from lakefactor.spark.stream_source import explained, open_source
 from lakefactor.spark.tables import Tables
 
@@ -33,7 +35,7 @@ CHECKPOINTS = "_checkpoints"
 STOP = "stop"
 """File in the stream's folder that asks it to end."""
 
-_POLL_SECONDS = 1.0
+_POLL_SECONDS = 1
 
 
 class StreamResult(BaseModel):
@@ -83,25 +85,36 @@ class StreamResult(BaseModel):
         )
 
 
-class _Progress:
-    """Tells of every micro-batch, and adds up."""
+class _Report:
+    """Tells of every micro-batch: a line, the metrics file, changes of quality; and adds up.
 
-    def __init__(self, stream: str) -> None:
-        self.result = StreamResult(stream=stream)
+    A restart brings the drift watch to where it was, from the ledger.
+    """
 
-    def __call__(self, ledger: dict[str, Any]) -> None:
-        self.result = self.result.with_batch(ledger)
-        say(line(ledger))
+    def __init__(self, spark: SparkSession, tables: Tables, settings: Stream) -> None:
+        self.result = StreamResult(stream=settings.name)
+        self._spark, self._tables = spark, tables
+        self._metrics = StreamMetrics(settings.metrics_file, settings.name) if settings.metrics_file else None
+        self._watch = DriftWatch(settings)
+        columns = ("batch_id", "model_version", "metrics")
+        self._watch.replay(row.asDict() for row in tables.read("stream_ledger").select(*columns).collect())
 
-
-def line(ledger: dict[str, Any]) -> str:
-    """Return the one line that people read of a micro-batch."""
-    took = ledger["seconds"]["total"]
-    refused = f" ({ledger['rejected']:,} rejected)" if ledger["rejected"] else ""
-    told = f"batch {ledger['batch_id']}: {ledger['accepted']:,} events{refused}"
-    if ledger["model_version"] is None:
-        return f"{told}, no model is live yet; {took:.1f} s"
-    return f"{told}, {ledger['users']:,} users and {ledger['items']:,} items updated; {took:.1f} s"
+    def __call__(self, row: dict[str, Any]) -> None:
+        """Take in a row of the ledger."""
+        self.result = self.result.with_batch(row)
+        say(batch_line(row))
+        version = row["model_version"]
+        changes = self._watch.update(row["batch_id"], version, row["metrics"]) if version else []
+        for change in changes:
+            say(change_line(change))
+        if changes:
+            facts = {"stream": row["stream"], "detected_at": row["finished_at"]}
+            rows = self._spark.createDataFrame(
+                [asdict(change) | facts for change in changes], self._tables.read("drift").schema
+            )
+            self._tables.append("drift", rows, (APP_ID, row["batch_id"]))
+        if self._metrics:
+            self._metrics.record(row, changes)
 
 
 def run(spark: SparkSession, config: Config, available_now: bool = False, stop: bool = False) -> StreamResult:
@@ -130,7 +143,7 @@ def run(spark: SparkSession, config: Config, available_now: bool = False, stop: 
         folder.write_bytes(STOP, b"")
         say(f"stream {config.stream.name!r} is asked to stop")
         return StreamResult(stream=config.stream.name)
-    tables, progress = Tables(spark, config.tables), _Progress(config.stream.name)
+    tables = Tables(spark, config.tables)
     with held(folder, config.stream.name):
         if folder.exists(STOP):
             folder.remove_file(STOP)
@@ -138,7 +151,8 @@ def run(spark: SparkSession, config: Config, available_now: bool = False, stop: 
         checkpoint = f"{config.stream.checkpoint or f'{folder.root}/{config.stream.name}'}"
         first_number = _first_number(tables, config.stream.name, Folder(checkpoint))
         source = open_source(spark, config, starting_version=_starting_version(tables))
-        batches = _Guarded(MicroBatches(spark, config, source, first_number, progress))
+        report = _Report(spark, tables, config.stream)
+        batches = _Guarded(MicroBatches(spark, config, source, first_number, report))
         writer = source.frame().writeStream.queryName(f"lakefactor-{config.stream.name}")
         writer = writer.option("checkpointLocation", checkpoint).foreachBatch(batches)
         if available_now:
@@ -148,7 +162,7 @@ def run(spark: SparkSession, config: Config, available_now: bool = False, stop: 
         query = writer.start()
         with _stopping(batches):
             _await(query, batches, folder, config)
-    return progress.result
+        return report.result
 
 
 class _Guarded:

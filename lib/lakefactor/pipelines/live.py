@@ -1,0 +1,295 @@
+"""The live model of a stream: read from its tables, taught by the events of a micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import SparkSession
+from pyspark.sql import functions as F
+
+from lakefactor.config import Config, Stream
+from lakefactor.factorization.live_model import LiveModel, check_streamed
+from lakefactor.factorization.micro_batch import solve_batch
+from lakefactor.factorization.update_rules import Updated
+from lakefactor.metrics.prequential import (
+    FactorModel,
+    batch_means,
+    popular_items,
+    rank_scores,
+    rating_errors,
+    sample_users,
+)
+from lakefactor.pipelines.interactions import Span, pairs_of
+from lakefactor.pipelines.models import ModelRecord, newest
+from lakefactor.spark.live_factors import UPDATES, optimizer_states, read_factors
+from lakefactor.spark.tables import Tables
+from lakefactor.types import SIDES, Side
+
+PAIR = ["user_id", "item_id"]
+Timer = Callable[[str], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What a micro-batch taught the model.
+
+    Attributes
+    ----------
+    updates : pyarrow.Table or None
+        Rows of `factor_updates`; None: no factors changed.
+    counts : dict of str to int
+        ``users, items, new_users, new_items``.
+    acted : dict of str to int
+        How often each safeguard acted.
+    metrics : dict of str to float
+        Prequential metrics.
+    """
+
+    updates: pa.Table | None
+    counts: dict[str, int]
+    acted: dict[str, int]
+    metrics: dict[str, float]
+
+
+NOTHING = Learned(None, {"users": 0, "items": 0, "new_users": 0, "new_items": 0}, {}, {})
+
+
+@dataclass
+class Live:
+    """A published model version in memory, as it was before a micro-batch.
+
+    Attributes
+    ----------
+    record : ModelRecord
+        Strengths are made as for its training, whatever the configuration says now.
+    span : Span
+        Of the events that it was trained on: times are measured against it.
+    trained_on : int
+        Version of `events` behind its training.
+    model : LiveModel
+    updated : bool
+        Whether a micro-batch has updated this version before.
+    id_types : dict of pyarrow DataType
+    """
+
+    record: ModelRecord
+    span: Span
+    trained_on: int
+    model: LiveModel
+    updated: bool
+    id_types: dict[Side, pa.DataType]
+
+    @property
+    def model_version(self) -> str:
+        """Name of the version."""
+        return self.record.model_version
+
+    def learn(
+        self,
+        spark: SparkSession,
+        settings: Stream,
+        history: pa.Table,
+        missed: pa.Table,
+        fresh: pa.Table,
+        number: int,
+        timed: Timer,
+    ) -> Learned:
+        """Measure the model on new events, then bring it up to date with them.
+
+        Parameters
+        ----------
+        spark : SparkSession
+        settings : Stream
+        history : pyarrow.Table
+            All events of the users in ``missed`` and ``fresh``, these included.
+        missed : pyarrow.Table
+            Events that came after the training and before the stream; they are learned and not measured.
+        fresh : pyarrow.Table
+            New events.
+        number : int
+            The micro-batch.
+        timed : callable
+            Times a step.
+        """
+        learned = pa.concat_tables([missed, fresh])
+        if not len(learned):
+            return NOTHING
+        with timed("strengths"):
+            before, after = self._strengths(spark, history, learned)
+        changes = _changes(before, after, learned)
+        with timed("measure"):
+            metrics = self._measure(settings, before, changes, fresh, number)
+        known = {side: self.model.size(side) for side in SIDES}
+        with timed("solve"):
+            updated = solve_batch(self.model, changes, {"user": after, "item": None}, settings)
+        counts = {f"{side}s": len(updated[side].rows) if side in updated else 0 for side in SIDES}
+        counts |= {f"new_{side}s": self.model.size(side) - known[side] for side in SIDES}
+        acted = {
+            "bounded": sum(int(some.bounded.sum()) for some in updated.values()),
+            "huber": sum(int(some.huber.sum()) for some in updated.values()),
+        }
+        rows = [self._rows(side, some, number) for side, some in updated.items() if len(some.rows)]
+        return Learned(pa.concat_tables(rows) if rows else None, counts, {k: v for k, v in acted.items() if v}, metrics)
+
+    def _strengths(self, spark: SparkSession, history: pa.Table, learned: pa.Table) -> tuple[pa.Table, pa.Table]:
+        """Return the users' interactions without the learned events, and with them: ``user_id, item_id, strength``."""
+        is_new = pc.is_in(history["event_id"], learned["event_id"].combine_chunks())
+        # One Spark job makes both: every event counts in "after", and what was known also in "before".
+        both = pa.concat_tables(
+            [
+                history.append_column("after", pa.array(np.ones(len(history), bool))),
+                (old := history.filter(pc.invert(is_new))).append_column("after", pa.array(np.zeros(len(old), bool))),
+            ]
+        )
+        pairs = pairs_of(spark.createDataFrame(both), self.record.config, self.span, "after").where("kept")
+        found = pairs.select(*PAIR, "strength", "after").toArrow()
+        return tuple(found.filter(pc.equal(found["after"], flag)).drop_columns("after") for flag in (False, True))
+
+    def _measure(
+        self, settings: Stream, before: pa.Table, changes: pa.Table, fresh: pa.Table, number: int
+    ) -> dict[str, float]:
+        """Return the prequential metrics of the new events: interactions that are there now."""
+        if not settings.watch_users or not len(fresh):
+            return {}
+        users = pc.unique(fresh["user_id"]).combine_chunks()
+        users = users.take(pa.array(sample_users(users, number, settings.watch_users)))
+        pairs = fresh.select(PAIR).group_by(PAIR).aggregate([])
+        pairs = pairs.filter(pc.is_in(pairs["user_id"], users))
+        pairs = pairs.join(changes, PAIR, join_type="inner")
+        pairs = pairs.filter(pc.is_valid(pairs["after"])).sort_by([(name, "ascending") for name in PAIR])
+        if not len(pairs):
+            return {}
+        items = self.model.rows("item", pairs["item_id"])
+        popular = popular_items(self.model.n_entries("item", np.arange(self.model.size("item"))))
+        model = self._factor_model()
+        if self.record.config.feedback == "explicit":
+            strengths = pairs["after"].to_numpy()
+            rows = self.model.rows("user", pairs["user_id"])
+            return batch_means(rating_errors(model, rows, items, strengths, popular))
+        unknown = np.flatnonzero(items < 0)
+        items[unknown] = (
+            -1 - pairs["item_id"].take(pa.array(unknown)).combine_chunks().dictionary_encode().indices.to_numpy()
+        )
+        place = pc.index_in(pairs["user_id"], users).to_numpy()
+        rows = self.model.rows("user", users)
+        seen = self._seen(before, users)
+        return batch_means(rank_scores(model, rows, place, items, settings.watch_k, seen, popular))
+
+    def _seen(self, before: pa.Table, users: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """Return CSR rows of the items that users had, those that the model knows, ascending."""
+        owner = pc.index_in(before["user_id"], users)
+        had = before.filter(pc.is_valid(owner))
+        rows, items = pc.drop_null(owner).to_numpy(), self.model.rows("item", had["item_id"])
+        rows, items = rows[items >= 0], items[items >= 0]
+        order = np.lexsort((items, rows))
+        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(users)))]).astype(np.int64)
+        return indptr, items[order].astype(np.int32)
+
+    def _factor_model(self) -> FactorModel:
+        stored = {side: self.model.stored(side, np.arange(self.model.size(side))) for side in SIDES}
+        mean = self.record.mean if self.record.config.feedback == "explicit" else 0.0
+        (users, user_bias), (items, item_bias) = stored["user"], stored["item"]
+        return FactorModel(users, items, user_bias, item_bias, mean)
+
+    def _rows(self, side: Side, updated: Updated, number: int) -> pa.Table:
+        """Return rows of `factor_updates`."""
+        factors, bias = self.model.stored(side, updated.rows)
+        ids = self.model.ids(side, updated.rows)
+        n, state = len(ids), updated.optimizer_state
+        columns = {
+            "model_version": pa.array([self.model_version] * n),
+            "batch_id": pa.array([number] * n, pa.int64()),
+            "side": pa.array([side] * n),
+            **{f"{s}_id": pa.array(ids if s == side else [None] * n, self.id_types[s]) for s in SIDES},
+            "factors": _lists(factors),
+            "bias": pa.array(bias),
+            "n_entries": pa.array(updated.n_entries),
+            "rule": pa.array(updated.rules.tolist()),
+            "optimizer_state": pa.nulls(n, pa.list_(pa.float32())) if state is None else _lists(state),
+            "updated_at": pa.array([datetime.now(timezone.utc)] * n, pa.timestamp("us", "UTC")),
+        }
+        return pa.table(columns)
+
+
+def _changes(before: pa.Table, after: pa.Table, learned: pa.Table) -> pa.Table:
+    """Return ``user_id, item_id, before, after`` of the pairs that have learned events; null: no interaction."""
+    pairs = learned.select(PAIR).group_by(PAIR).aggregate([])
+    for name, strengths in (("before", before), ("after", after)):
+        pairs = pairs.join(strengths.rename_columns([*PAIR, name]), PAIR, join_type="left outer")
+    changed = pc.or_(pc.is_valid(pairs["before"]), pc.is_valid(pairs["after"]))
+    return pairs.filter(changed).sort_by([(name, "ascending") for name in PAIR])
+
+
+def _lists(rows: np.ndarray) -> pa.Array:
+    """Return the rows of a float32 matrix as lists."""
+    offsets = pa.array(np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(rows).ravel()))
+
+
+def load_live(spark: SparkSession, config: Config, model_version: str, number: int) -> Live:
+    """Read a model version as it was before a micro-batch.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    config : Config
+    model_version : str
+    number : int
+        The micro-batch; updates with its number or a larger one are not read.
+
+    Raises
+    ------
+    ConfigError
+        The model's algorithm cannot be streamed.
+    TableError
+        The logs no longer tell which events it was trained on.
+    """
+    tables = Tables(spark, config.tables)
+    record = newest(tables, model_version)
+    check_streamed(record.config.model)
+    made_from = tables.commit_metadata("interactions", record.interactions_version)["made_from"]
+    trained_on = made_from["events_version"]
+    read = {side: read_factors(tables, side, model_version, number).toArrow() for side in SIDES}
+    read = {side: table.sort_by(f"{side}_id").combine_chunks() for side, table in read.items()}
+    model = LiveModel(
+        record.config.model,
+        record.mean,
+        {side: table[f"{side}_id"].combine_chunks() for side, table in read.items()},
+        {side: _matrix(table["factors"], record.config.model.rank) for side, table in read.items()},
+        {side: table["bias"].to_numpy() for side, table in read.items()},
+        {side: table["n_entries"].to_numpy() for side, table in read.items()},
+    )
+    updates = tables.read(UPDATES)
+    earlier = (F.col("model_version") == model_version) & (F.col("batch_id") < number)
+    updated = not updates.where(earlier).isEmpty() or any(
+        pc.max(table["batch_id"]).as_py() not in (None, -1) for table in read.values()
+    )
+    if config.stream.optimizers:
+        _restore_states(model, tables, model_version, number)
+    span = Span.of(tables.read("events", trained_on))
+    types = {side: read[side].schema.field(f"{side}_id").type for side in SIDES}
+    return Live(record, span, trained_on, model, updated, types)
+
+
+def _restore_states(model: LiveModel, tables: Tables, model_version: str, number: int) -> None:
+    for side in SIDES:
+        states = optimizer_states(tables, side, model_version).toArrow()
+        if not len(states):
+            continue
+        states = states.sort_by(f"{side}_id").combine_chunks()
+        rows = model.rows(side, states[f"{side}_id"])
+        width = len(states["optimizer_state"][0])
+        model.replace(
+            side, rows, model.source(side)[rows], model.n_entries(side, rows), _matrix(states["optimizer_state"], width)
+        )
+
+
+def _matrix(lists: pa.ChunkedArray, columns: int) -> np.ndarray:
+    flat = lists.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    return flat.astype(np.float32, copy=False).reshape(-1, columns)
