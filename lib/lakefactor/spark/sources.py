@@ -25,10 +25,13 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from lakefactor import config as settings
 from lakefactor.config import Ingest
-from lakefactor.errors import InputError
-from lakefactor.spark.files import FileSet, find_files, header_of, refused
+from lakefactor.contracts import IdType
+from lakefactor.errors import ConfigError, InputError
+from lakefactor.spark.files import FileSet, find_files, header_of, refused, without_patterns
 from lakefactor.spark.roles import Roles, assign_roles
+from lakefactor.spark.tables import Tables
 from lakefactor.types import SIDES, Side
 
 SOURCE = "_lakefactor_source"
@@ -76,13 +79,18 @@ def read_sources(spark: SparkSession, ingest: Ingest, paths: Sequence[str]) -> l
     """
     raw = []
     for files in find_files(spark, paths, ingest.format):
-        if files.format == "csv":
-            raw += _read_csv(spark, files, ingest)
-        elif files.format == "json":
-            raw.append(_read_json(spark, files, ingest))
-        else:
-            raw.append(_read_typed(spark, files, ingest))
+        found = read_files(spark, ingest, files)
+        if not found:
+            raise InputError(f"input {files.place} has no lines; give a file with rows")
+        raw += found
     return raw
+
+
+def read_files(spark: SparkSession, ingest: Ingest, files: FileSet) -> list[RawRows]:
+    """Read one set of files: CSV by header, and nothing where CSV files have no lines; other formats together."""
+    if files.format == "csv":
+        return _read_csv(spark, files, ingest)
+    return [_read_json(spark, files, ingest) if files.format == "json" else _read_typed(spark, files, ingest)]
 
 
 def source_names(spark: SparkSession, raw: Sequence[RawRows]) -> DataFrame:
@@ -93,10 +101,35 @@ def source_names(spark: SparkSession, raw: Sequence[RawRows]) -> DataFrame:
             paths = spark.createDataFrame([(rows.files.place,)], "path string")
             uri = F.col("path")
         else:  # Spark lists the files without opening them, and names them as it does in their rows
-            paths = _reader(spark, replace(rows.files, format="binaryFile")).load(list(rows.files.paths))
+            paths = _load(_reader(spark, replace(rows.files, format="binaryFile")), rows.files.paths)
             uri = _uri(paths)
         names.append(paths.select(F.xxhash64(uri).alias("source_hash"), F.col("path").alias("source")))
     return reduce(DataFrame.unionAll, names).distinct()
+
+
+def decide_id_types(tables: Tables, config: settings.Tables, raw: Sequence[RawRows]) -> tuple[IdType, IdType]:
+    """Decide the types of ids: as table `events` has them, else as configured, else as the input has them.
+
+    Raises
+    ------
+    ConfigError
+        The configured type is not the one that `events` has.
+    """
+    existing = dict(zip(SIDES, tables.id_types("events"), strict=True)) if tables.exists("events") else {}
+
+    def decide(side: Side) -> IdType:
+        configured = config.user_id_type if side == "user" else config.item_id_type
+        if side not in existing:
+            observed: IdType = "long" if all(rows.integral_ids[side] for rows in raw) else "string"
+            return observed if configured == "auto" else configured
+        if configured not in ("auto", existing[side]):
+            raise ConfigError(
+                f"tables.{side}_id_type is {configured}, but {side}_id of table events at "
+                f"{tables.path_or_name('events')} is {existing[side]}; set it to auto, or use another tables.root"
+            )
+        return existing[side]
+
+    return decide("user"), decide("item")
 
 
 def _read_csv(spark: SparkSession, files: FileSet, ingest: Ingest) -> list[RawRows]:
@@ -106,8 +139,6 @@ def _read_csv(spark: SparkSession, files: FileSet, ingest: Ingest) -> list[RawRo
         header = header_of(spark, path, ingest.delimiter)
         if header is not None:
             by_header.setdefault(_names(header, ingest.header, path), []).append(path)
-    if not by_header:
-        raise InputError(f"input {files.place} has no lines; give a file with rows")
     raw = []
     for names, paths in by_header.items():
         reader = (
@@ -119,7 +150,7 @@ def _read_csv(spark: SparkSession, files: FileSet, ingest: Ingest) -> list[RawRo
             .option("columnNameOfCorruptRecord", LINE)
             .option("columnPruning", False)  # or else the number of fields goes unchecked
         )
-        raw.append(_raw(_with_source(reader.load(paths)), replace(files, paths=tuple(paths)), paths[0], ingest))
+        raw.append(_raw(_with_source(_load(reader, paths)), replace(files, paths=tuple(paths)), paths[0], ingest))
     return raw
 
 
@@ -142,9 +173,9 @@ def _read_json(spark: SparkSession, files: FileSet, ingest: Ingest) -> RawRows:
     """Read JSON lines: once for the columns and their types, then as text."""
     reader = _reader(spark, files).option("columnNameOfCorruptRecord", LINE)
     with refused(f"input {files.place} cannot be read as JSON lines"):
-        types = reader.load(list(files.paths)).schema
+        types = _load(reader, files.paths).schema
     schema = _text_schema([name for name in types.names if name != LINE])
-    return _raw(_with_source(reader.schema(schema).load(list(files.paths))), files, files.place, ingest, types)
+    return _raw(_with_source(_load(reader.schema(schema), files.paths)), files, files.place, ingest, types)
 
 
 def _read_typed(spark: SparkSession, files: FileSet, ingest: Ingest) -> RawRows:
@@ -154,7 +185,7 @@ def _read_typed(spark: SparkSession, files: FileSet, ingest: Ingest) -> RawRows:
             frame = spark.read.format("delta").load(files.place)
             frame = frame.withColumn(SOURCE, F.xxhash64(F.lit(files.place)))
         else:
-            frame = _with_source(_reader(spark, files).option("mergeSchema", True).load(list(files.paths)))
+            frame = _with_source(_load(_reader(spark, files).option("mergeSchema", True), files.paths))
     return _raw(frame.withColumn(LINE, F.lit(None).cast("string")), files, files.place, ingest)
 
 
@@ -193,9 +224,13 @@ def _text_schema(names: Sequence[str]) -> StructType:
 
 
 def _reader(spark: SparkSession, files: FileSet) -> DataFrameReader:
-    """Return a reader of exactly the named files: brackets in their names are no pattern."""
-    reader = spark.read.format(files.format).option("__globPaths__", False)
+    """Return a reader of files whose paths are given by `_load`."""
+    reader = spark.read.format(files.format)
     return reader.option("basePath", files.base) if files.base else reader
+
+
+def _load(reader: DataFrameReader, paths: Sequence[str]) -> DataFrame:
+    return reader.load([without_patterns(path) for path in paths])
 
 
 def _with_source(frame: DataFrame) -> DataFrame:
