@@ -87,6 +87,15 @@ def run(spark: SparkSession, config: Config) -> InteractionsResult:
     )
 
 
+def kept_pairs(events: DataFrame, config: Config) -> DataFrame:
+    """Return ``user_id, item_id`` of the pairs among some users' events that `run` would keep.
+
+    All events of these users must be there. Which pairs are kept does not depend on the newest event of the table,
+    from which decay is measured: it scales all events of a pair alike.
+    """
+    return _pairs(events, config).where("kept").select(*PAIR)
+
+
 def _settings(config: Config) -> dict[str, Any]:
     """Return every setting that the result depends on, JSON-able."""
     settings: dict[str, Any] = {"feedback": config.feedback, "delete": config.ingest.delete_event_type}

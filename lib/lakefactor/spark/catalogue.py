@@ -67,10 +67,10 @@ def collect_catalogue(item_factors: DataFrame) -> Catalogue:
     TableError
         There are none.
     """
-    table = item_factors.select("item_id", "factors", "bias", "n_entries").toArrow().sort_by("item_id")
+    table = item_factors.select("item_id", "factors", "bias", "n_entries").toArrow()
     if not table.num_rows:
         raise TableError("the model version has no item factors; train again (lakefactor train)")
-    columns = table.combine_chunks()
+    columns = table.sort_by("item_id").combine_chunks()
     return Catalogue(
         ids=_one_array(columns["item_id"]),
         factors=matrix(_one_array(columns["factors"])),
