@@ -466,7 +466,7 @@ class Stream(Section):
     )
     adwin_delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's chance of a false alarm.")
     page_hinkley_threshold: Positive = Field(
-        25.0,
+        50.0,
         description="Page-Hinkley's threshold of the cumulative deviation, in standard deviations of the metric from "
         "micro-batch to micro-batch.",
     )

@@ -83,10 +83,14 @@ class DriftWatch:
     >>> changes = [c for i, recall in enumerate(recalls) for c in watch.update(i, "v1", {"recall_at_10": recall})]
     >>> first = changes[0]
     >>> first.batch_id, first.segment, first.detector, round(first.before, 3), round(first.after, 3)
-    (102, 'all', 'page_hinkley', 0.2, 0.1)
+    (105, 'all', 'page_hinkley', 0.2, 0.1)
     """
 
     def __init__(self, settings: Stream) -> None:
+        # Seconds, most of them for scikit-learn where it is installed: paid here, where a stream starts, and by no
+        # other user of the metrics.
+        import river.drift  # noqa: F401
+
         self._settings = settings
         self._model_version = ""
         self._last_batch = -1
@@ -226,11 +230,10 @@ class _Detector:
 
 class _Adwin(_Detector):
     def _make_test(self) -> Any:
-        # Takes seconds where scikit-learn is installed, and only a stream's driver needs it.
         from river.drift import ADWIN
 
-        # `clock`: a change is looked for at every 4th micro-batch; river's 32 are for single events.
-        return ADWIN(delta=self._settings.adwin_delta, clock=4, grace_period=BASELINE)
+        # `clock` 1: a change is looked for at every micro-batch; river's 32 are for single events.
+        return ADWIN(delta=self._settings.adwin_delta, clock=1, grace_period=BASELINE)
 
     def _scaled(self, score: float) -> float:
         return min(max(0.5 + score / (2 * FULL_SCALE), 0.0), 1.0)

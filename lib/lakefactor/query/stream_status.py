@@ -30,7 +30,19 @@ DRIFT_ROWS = 10
 """Newest changes that are shown."""
 
 _COUNTS = ("read", "accepted", "duplicates", "rejected")
-_DETAILS = ("batch_id", "model_version", "input_versions", "metrics", "acted", "seconds", "newest_event_time")
+_LEDGER = (
+    "stream",
+    "batch_id",
+    "model_version",
+    "input_versions",
+    *_COUNTS,
+    "acted",
+    "metrics",
+    "seconds",
+    "newest_event_time",
+    "started_at",
+    "finished_at",
+)
 _DRIFT = ("batch_id", "model_version", "segment", "metric", "detector", "before", "after", "detected_at")
 
 
@@ -117,15 +129,13 @@ def status(config: Config, now: datetime | None = None) -> StreamStatus:
     found = StreamStatus(stream=name, live_version=live_version(lake))
     if not lake.exists("stream_ledger"):
         return found
-    ledger = lake.rows("stream_ledger", ["stream", "batch_id", *_COUNTS, "started_at", "finished_at"])
+    ledger = lake.rows("stream_ledger", _LEDGER)  # once: two reads may be of two versions
     others = sorted(set(ledger["stream"].unique().to_pylist()) - {name})
     ledger = ledger.filter(pc.equal(ledger["stream"], name))
     if not ledger.num_rows:
         return found.model_copy(update={"other_streams": others})
-    last = pc.max(ledger["batch_id"]).as_py()
-    of_last = (pc.field("stream") == name) & (pc.field("batch_id") > last - RECENT_BATCHES)
-    details = lake.rows("stream_ledger", _DETAILS, of_last & (pc.field("batch_id") <= last))
-    newest_first = details.sort_by([("batch_id", "descending")]).to_pylist(maps_as_pydicts="lossy")
+    order = pc.sort_indices(ledger, [("batch_id", "descending")])[:RECENT_BATCHES]
+    newest_first = ledger.take(order).to_pylist(maps_as_pydicts="lossy")
     recent = ledger.filter(pc.greater(ledger["finished_at"], pa.scalar(now - timedelta(seconds=RECENT_SECONDS))))
     running = (now - pc.min(ledger["started_at"]).as_py()).total_seconds()
     finished_at = pc.max(ledger["finished_at"]).as_py()
@@ -134,7 +144,7 @@ def status(config: Config, now: datetime | None = None) -> StreamStatus:
     return found.model_copy(
         update={
             "model_version": newest_first[0]["model_version"],
-            "batch_id": last,
+            "batch_id": newest_first[0]["batch_id"],
             "finished_at": finished_at,
             "total": _counts(ledger),
             "recent": _counts(recent),
