@@ -93,7 +93,7 @@ def kept_pairs(events: DataFrame, config: Config) -> DataFrame:
     All events of these users must be there. Which pairs are kept does not depend on the newest event of the table,
     from which decay is measured: it scales all events of a pair alike.
     """
-    return _pairs(events, config).where("kept").select(*PAIR)
+    return pairs_of(events, config, Span.of(events)).where("kept").select(*PAIR)
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -117,6 +117,7 @@ class Span:
 
     @classmethod
     def of(cls, events: DataFrame) -> Span:
+        """Look at all rows of `events`."""
         found = events.agg(
             F.collect_set("event_type").alias("types"),
             F.unix_micros(F.min("event_time")).alias("oldest"),

@@ -1,7 +1,8 @@
 """One stream at a time: a file that says who holds it, renewed while the holder lives.
 
-The holder's process id lets a stream that was killed be started again at once on the same machine; on another machine the
-lease has to run out first. It guards against a second start by mistake; what guards the tables is their transactions.
+The holder's process id lets a stream that was killed be started again at once on the same machine; on another machine
+the lease has to run out first. It guards against a second start by mistake; what guards the tables is their
+transactions.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ def held(folder: Folder, stream: str) -> Iterator[None]:
     holder = _holder(folder)
     if holder and holder["pid"] != os.getpid() and _is_alive(holder):
         raise SetupError(
-            f"stream {holder['stream']!r} is running on {holder['host']} (process {holder['pid']}) and updates the same "
-            f"tables; stop it ('lakefactor stream --stop'), or wait {LEASE_SECONDS:g} s if it was killed there"
+            f"stream {holder['stream']!r} is running on {holder['host']} (process {holder['pid']}) and updates the "
+            f"same tables; stop it ('lakefactor stream --stop'), or wait {LEASE_SECONDS:g} s if it was killed there"
         )
     done = threading.Event()
 

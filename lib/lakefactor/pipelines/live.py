@@ -157,7 +157,7 @@ class Live:
         """Return the prequential metrics of the new events: interactions that are there now."""
         if not settings.watch_users or not len(fresh):
             return {}
-        users = pc.unique(fresh["user_id"]).combine_chunks()
+        users = pc.unique(fresh["user_id"])
         users = users.take(pa.array(sample_users(users, number, settings.watch_users)))
         pairs = fresh.select(PAIR).group_by(PAIR).aggregate([])
         pairs = pairs.filter(pc.is_in(pairs["user_id"], users))

@@ -1,7 +1,7 @@
 """One micro-batch: new events in, new factors of the users and items that they touch out.
 
-The order of the commits, and what each does when it is repeated, is docs/decisions/0007. A micro-batch that is run again
-finds the state from before it, since its own factors carry its number, and computes the same bits.
+The order of the commits, and what each does when it is repeated, is docs/decisions/0007. A micro-batch that is run
+again finds the state from before it, since its own factors carry its number, and computes the same bits.
 """
 
 from __future__ import annotations
@@ -94,20 +94,20 @@ class MicroBatches:
         number, started, steps = self._first + spark_batch, datetime.now(timezone.utc), Steps()
         self._fence(number)
         with steps("read"):
-            rows = self._source.batch(frame, number, started)
+            rows = self._source.batch(frame, spark_batch, started)
             arrived = rows.events.toArrow().combine_chunks()
             before = self._version_before(number, rows)
         with steps("follow"):
             live = self._follow(number)
             missed = self._missed(live, before, arrived.schema)
         with steps("history"):
-            users = pc.unique(pa.concat_tables([arrived, missed])["user_id"]).combine_chunks()
+            users = pc.unique(pa.concat_tables([arrived, missed])["user_id"])
             known = events_of_users(self._spark, self._config, users, before).cast(arrived.schema)
         fresh = arrived if rows.appended else _without(arrived, known)
         with steps("append"):
-            self._append(rows, fresh, len(arrived), number)
+            self._append(rows, fresh, number)
         learned = NOTHING
-        if live is not None:
+        if live is not None and len(fresh) + len(missed):
             history = known if rows.appended else pa.concat_tables([known, fresh])
             learned = live.learn(self._spark, self._config.stream, history, missed, fresh, number, steps)
         if learned.updates is not None:
@@ -122,7 +122,7 @@ class MicroBatches:
             "read": rows.read,
             "accepted": len(fresh),
             "duplicates": rows.duplicates + len(arrived) - len(fresh),
-            "rejected": rows.read - rows.duplicates - len(arrived),
+            "rejected": rows.rejected,
             **learned.counts,
             "acted": learned.acted,
             "metrics": learned.metrics,
@@ -146,8 +146,8 @@ class MicroBatches:
             return
         if newest["stream"] != self._config.stream.name or newest["batch_id"] > number:
             raise SetupError(
-                f"stream {newest['stream']!r} has finished micro-batch {newest['batch_id']} on the same tables, so micro-"
-                f"batch {number} of stream {self._config.stream.name!r} is not processed; one stream at a time"
+                f"stream {newest['stream']!r} has finished micro-batch {newest['batch_id']} on the same tables, so "
+                f"micro-batch {number} of stream {self._config.stream.name!r} is not processed; one stream at a time"
             )
 
     def _version_before(self, number: int, rows: BatchRows) -> int:
@@ -158,10 +158,10 @@ class MicroBatches:
         """
         if rows.version is not None:
             return rows.version
-        if self._number < 0:  # the first one after a start may be a repetition
-            if (own := self._tables.version_with("events", self._metadata(number))) is not None:
-                return own - 1
-        return self._tables.version("events")
+        if self._number >= 0:  # only the first one after a start may be a repetition
+            return self._tables.version("events")
+        own = self._tables.version_with("events", self._metadata(number))
+        return self._tables.version("events") if own is None else own - 1
 
     def _metadata(self, number: int) -> dict[str, Any]:
         return {"stream": self._config.stream.name, "batch_id": number}
@@ -172,6 +172,7 @@ class MicroBatches:
         if version is None:
             self._live = None
         elif self._live is None or self._live.model_version != version:
+            self._tables.ensure("factor_updates", *self._tables.id_types("events"))
             self._live = load_live(self._spark, self._config, version, number)
         return self._live
 
@@ -182,9 +183,9 @@ class MicroBatches:
         live.updated = True
         return events_since(self._spark, self._tables, live.trained_on, before).cast(schema)
 
-    def _append(self, rows: BatchRows, fresh: pa.Table, arrived: int, number: int) -> None:
+    def _append(self, rows: BatchRows, fresh: pa.Table, number: int) -> None:
         """Append what was refused, and the new events, once."""
-        if rows.rejects is not None and arrived < rows.read - rows.duplicates:
+        if rows.rejects is not None:
             self._tables.merge_new("rejects", rows.rejects, ["reject_id"])
             self._at("rejects")
         if not rows.appended and len(fresh):

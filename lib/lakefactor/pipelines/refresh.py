@@ -24,7 +24,6 @@ from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.scoring import SIMILAR_BLOCK_ROWS, allowed_items, directions, similar_of_items, top_of_users
 from lakefactor.spark.tables import Tables
 
-
 LISTS = ("recommendations", "similar_items")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from pyspark.errors import StreamingQueryException
@@ -18,7 +19,6 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming import StreamingQuery
 
 from lakefactor.config import Config, Stream
-from lakefactor.contracts import IdType
 from lakefactor.errors import ConfigError, LakefactorError, SetupError
 from lakefactor.factorization.snapshot_folder import Folder
 from lakefactor.log import say
@@ -26,7 +26,7 @@ from lakefactor.metrics.drift import DriftWatch
 from lakefactor.pipelines.lease import held
 from lakefactor.pipelines.micro_batch import APP_ID, MicroBatches
 from lakefactor.pipelines.stream_report import StreamMetrics, batch_line, change_line
-from lakefactor.spark.stream_source import explained, open_source
+from lakefactor.spark.stream_source import open_source
 from lakefactor.spark.tables import Tables
 
 CHECKPOINTS = "_checkpoints"
@@ -147,7 +147,8 @@ def run(spark: SparkSession, config: Config, available_now: bool = False, stop: 
     with held(folder, config.stream.name):
         if folder.exists(STOP):
             folder.remove_file(STOP)
-        _ensure_tables(tables, config)
+        for table in ("stream_ledger", "drift"):
+            tables.ensure(table)
         checkpoint = f"{config.stream.checkpoint or f'{folder.root}/{config.stream.name}'}"
         first_number = _first_number(tables, config.stream.name, Folder(checkpoint))
         source = open_source(spark, config, starting_version=_starting_version(tables))
@@ -160,7 +161,7 @@ def run(spark: SparkSession, config: Config, available_now: bool = False, stop: 
         elif config.stream.trigger_seconds:
             writer = writer.trigger(processingTime=f"{config.stream.trigger_seconds} seconds")
         query = writer.start()
-        with _stopping(batches):
+        with _stopping(batches), _quiet():
             _await(query, batches, folder, config)
         return report.result
 
@@ -202,10 +203,24 @@ def _await(query: StreamingQuery, batches: _Guarded, folder: Folder, config: Con
             return
         if isinstance(batches.error, LakefactorError):
             raise batches.error from None
+        from lakefactor.spark.stream_source import explained
+
         raise explained(error, config) or error from batches.error
     finally:
         with suppress(Exception):
             query.stop()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Py4J from logging the stack trace of an error that is told in its own words."""
+    logger = logging.getLogger("py4j")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @contextmanager
@@ -241,20 +256,6 @@ def checkpoint_root(config: Config) -> str:
     raise ConfigError("stream.checkpoint is empty, and tables.catalog has no folder for a checkpoint; set it")
 
 
-def _ensure_tables(tables: Tables, config: Config) -> None:
-    ids = _id_types(tables, config)
-    for table in ("events", "rejects", "factor_updates", "stream_ledger", "drift"):
-        tables.ensure(table, *ids)
-
-
-def _id_types(tables: Tables, config: Config) -> tuple[IdType, IdType]:
-    """Return the types of ids: those of `events`, else the configured ones, else strings."""
-    if tables.exists("events"):
-        return tables.id_types("events")
-    configured = (config.tables.user_id_type, config.tables.item_id_type)
-    return cast("tuple[IdType, IdType]", tuple("string" if kind == "auto" else kind for kind in configured))
-
-
 def _first_number(tables: Tables, stream: str, checkpoint: Folder) -> int:
     """Return the number of a stream's first micro-batch: behind all of the streams before it.
 
@@ -274,9 +275,9 @@ def _first_number(tables: Tables, stream: str, checkpoint: Folder) -> int:
     own_first, own_last = found[stream]
     if not checkpoint.children("offsets") and not checkpoint.exists("offsets"):
         raise SetupError(
-            f"stream {stream!r} has processed micro-batches up to {own_last}, but its checkpoint at {checkpoint.root} is "
-            "gone, so nobody knows what it has read; restore the checkpoint, or go on under another stream.name: events "
-            "that are read again are found by their ids and not counted twice"
+            f"stream {stream!r} has processed micro-batches up to {own_last}, but its checkpoint at {checkpoint.root} "
+            "is gone, so nobody knows what it has read; restore the checkpoint, or go on under another stream.name: "
+            "events that are read again are found by their ids and not counted twice"
         )
     if last > own_last:
         raise SetupError(
@@ -288,4 +289,4 @@ def _first_number(tables: Tables, stream: str, checkpoint: Folder) -> int:
 
 def _starting_version(tables: Tables) -> int:
     """Return the version of `events` whose changes a new stream reads first: what came before, the model catches up."""
-    return tables.version("events") + 1
+    return tables.version("events") + 1 if tables.exists("events") else 0

@@ -73,7 +73,9 @@ class Lake:
         return pa.schema(self.open(table).schema().to_arrow())
 
     def dataset(self, table: str, where: pc.Expression | None = None, version: int | None = None) -> ds.Dataset:
-        """Return `table`, at a version or at its newest, as a dataset; files and row groups that cannot match `where` are never read.
+        """Return `table`, at a version or at its newest, as a dataset.
+
+        Files and row groups that cannot match `where` are never read.
 
         A table with deletion vectors is beyond pyarrow's reader, so delta-rs streams it whole and the matching rows are
         held in memory; lakefactor creates its tables without them.

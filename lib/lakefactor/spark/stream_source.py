@@ -43,6 +43,8 @@ class BatchRows:
         Refused rows by reason.
     appended : bool
         Whether the events are in the table `events` already.
+    version : int or None
+        Version of `events` that holds them and no later ones, where they are appended already.
     """
 
     events: DataFrame
@@ -51,6 +53,7 @@ class BatchRows:
     duplicates: int
     reasons: dict[str, int]
     appended: bool
+    version: int | None = None
     persisted: tuple[DataFrame, ...] = ()
 
     @property
@@ -205,7 +208,9 @@ class ChangeSource:
         """
         changes = frame.persist()
         found = changes.groupBy("_change_type").agg(
-            F.count("*").alias("rows"), F.min("_commit_version").alias("version")
+            F.count("*").alias("rows"),
+            F.min("_commit_version").alias("version"),
+            F.max("_commit_version").alias("last"),
         )
         by_type = {row["_change_type"]: row for row in found.collect()}
         inserted = by_type.pop("insert", None)
@@ -220,7 +225,8 @@ class ChangeSource:
             )
         events = changes.select(*self._columns)
         read = inserted["rows"] if inserted else 0
-        return BatchRows(events, None, read, 0, {}, appended=True, persisted=(changes,))
+        last = inserted["last"] if inserted else None
+        return BatchRows(events, None, read, 0, {}, appended=True, version=last, persisted=(changes,))
 
     def _bytes_per_row(self) -> int:
         """Return what an event takes in the table's files, about."""

@@ -1,7 +1,7 @@
 """Events of some users, at one version of the table: what a micro-batch needs of the history.
 
-Where the tables lie under a root, delta-rs reads them in this process: of files and row groups it knows the smallest and
-largest user, so most are never opened, and no Spark job is planned. A catalog's tables are read by Spark.
+Where the tables lie under a root, delta-rs reads them in this process: of files and row groups it knows the smallest
+and largest user, so most are never opened, and no Spark job is planned. A catalog's tables are read by Spark.
 """
 
 from __future__ import annotations
