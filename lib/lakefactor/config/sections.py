@@ -439,8 +439,10 @@ class Stream(Section):
     fold_every: int = Field(
         100, ge=0, description="Micro-batches between merges of `factor_updates` into the factor tables; 0: never."
     )
-    refresh_every: int = Field(
-        1, ge=0, description="Micro-batches between refreshes of the changed users' recommendations; 0: never."
+    refresh: bool = Field(
+        True,
+        description="Renew the lists of the changed users and items in every micro-batch, where `recommend` has made "
+        "some.",
     )
     events_per_user: int = Field(
         0, ge=0, description="Most events of a user that a micro-batch learns from, the newest; 0: no cap."

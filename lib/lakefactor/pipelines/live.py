@@ -17,16 +17,10 @@ from lakefactor.config import Config, Stream
 from lakefactor.factorization.live_model import LiveModel, check_streamed
 from lakefactor.factorization.micro_batch import solve_batch
 from lakefactor.factorization.update_rules import Updated
-from lakefactor.metrics.prequential import (
-    FactorModel,
-    batch_means,
-    popular_items,
-    rank_scores,
-    rating_errors,
-    sample_users,
-)
 from lakefactor.pipelines.interactions import Span, pairs_of
 from lakefactor.pipelines.models import ModelRecord, newest
+from lakefactor.pipelines.stream_watch import score_ranks, score_ratings
+from lakefactor.spark.catalogue import Catalogue
 from lakefactor.spark.live_factors import UPDATES, optimizer_states, read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.types import SIDES, Side
@@ -49,12 +43,15 @@ class Learned:
         How often each safeguard acted.
     metrics : dict of str to float
         Prequential metrics.
+    seen : pyarrow.Table or None
+        ``user_id, item_id``: all interactions of the users, as they are now.
     """
 
     updates: pa.Table | None
     counts: dict[str, int]
     acted: dict[str, int]
     metrics: dict[str, float]
+    seen: pa.Table | None = None
 
 
 NOTHING = Learned(None, {"users": 0, "items": 0, "new_users": 0, "new_items": 0}, {}, {})
@@ -154,48 +151,22 @@ class Live:
     def _measure(
         self, settings: Stream, before: pa.Table, changes: pa.Table, fresh: pa.Table, number: int
     ) -> dict[str, float]:
-        """Return the prequential metrics of the new events: interactions that are there now."""
-        if not settings.watch_users or not len(fresh):
+        """Return the prequential metrics of the new events that speak for an item."""
+        if not settings.watch_users:
             return {}
-        users = pc.unique(fresh["user_id"])
-        users = users.take(pa.array(sample_users(users, number, settings.watch_users)))
         pairs = fresh.select(PAIR).group_by(PAIR).aggregate([])
-        pairs = pairs.filter(pc.is_in(pairs["user_id"], users))
-        pairs = pairs.join(changes, PAIR, join_type="inner")
-        pairs = pairs.filter(pc.is_valid(pairs["after"])).sort_by([(name, "ascending") for name in PAIR])
-        if not len(pairs):
-            return {}
-        items = self.model.rows("item", pairs["item_id"])
-        popular = popular_items(self.model.n_entries("item", np.arange(self.model.size("item"))))
-        model = self._factor_model()
+        found = pairs.join(changes, PAIR, join_type="inner").rename_columns({"after": "strength"})
+        found = found.filter(pc.is_valid(found["strength"])).sort_by([(name, "ascending") for name in PAIR])
         if self.record.config.feedback == "explicit":
-            strengths = pairs["after"].to_numpy()
-            rows = self.model.rows("user", pairs["user_id"])
-            return batch_means(rating_errors(model, rows, items, strengths, popular))
-        unknown = np.flatnonzero(items < 0)
-        items[unknown] = (
-            -1 - pairs["item_id"].take(pa.array(unknown)).combine_chunks().dictionary_encode().indices.to_numpy()
-        )
-        place = pc.index_in(pairs["user_id"], users).to_numpy()
-        rows = self.model.rows("user", users)
-        seen = self._seen(before, users)
-        return batch_means(rank_scores(model, rows, place, items, settings.watch_k, seen, popular))
+            return score_ratings(self.model, settings, number, found, self.record.mean)
+        return score_ranks(self.model, settings, number, found, before)
 
-    def _seen(self, before: pa.Table, users: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-        """Return CSR rows of the items that users had, those that the model knows, ascending."""
-        owner = pc.index_in(before["user_id"], users)
-        had = before.filter(pc.is_valid(owner))
-        rows, items = pc.drop_null(owner).to_numpy(), self.model.rows("item", had["item_id"])
-        rows, items = rows[items >= 0], items[items >= 0]
-        order = np.lexsort((items, rows))
-        indptr = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(users)))]).astype(np.int64)
-        return indptr, items[order].astype(np.int32)
-
-    def _factor_model(self) -> FactorModel:
-        stored = {side: self.model.stored(side, np.arange(self.model.size(side))) for side in SIDES}
-        mean = self.record.mean if self.record.config.feedback == "explicit" else 0.0
-        (users, user_bias), (items, item_bias) = stored["user"], stored["item"]
-        return FactorModel(users, items, user_bias, item_bias, mean)
+    def catalogue(self) -> Catalogue:
+        """Return the items as they are now, ordered by id."""
+        ids = pa.array(self.model.ids("item", np.arange(self.model.size("item"))), self.id_types["item"])
+        order = pc.sort_indices(ids).to_numpy().astype(np.int64)
+        factors, bias = self.model.stored("item", order)
+        return Catalogue(ids.take(pa.array(order)), factors, bias, self.model.n_entries("item", order))
 
     def _rows(self, side: Side, updated: Updated, number: int) -> pa.Table:
         """Return rows of `factor_updates`."""

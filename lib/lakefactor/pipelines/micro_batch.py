@@ -21,8 +21,9 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config
 from lakefactor.errors import SetupError
 from lakefactor.pipelines.fold import fold
-from lakefactor.pipelines.live import NOTHING, Live, load_live
+from lakefactor.pipelines.live import NOTHING, Learned, Live, load_live
 from lakefactor.pipelines.models import live_version
+from lakefactor.pipelines.refresh import LISTS, replace_recommendations, replace_similar_items
 from lakefactor.spark.stream_source import BatchRows, Source
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.touched import events_of_users, events_since
@@ -110,10 +111,12 @@ class MicroBatches:
         if live is not None and len(fresh) + len(missed):
             history = known if rows.appended else pa.concat_tables([known, fresh])
             learned = live.learn(self._spark, self._config.stream, history, missed, fresh, number, steps)
-        if learned.updates is not None:
+        if live is not None and learned.updates is not None:
             with steps("write"):
                 self._tables.append("factor_updates", self._spark.createDataFrame(learned.updates), (APP_ID, number))
                 self._at("factor_updates")
+            with steps("refresh"):
+                self._refresh(live, learned)
         ledger = {
             "stream": self._config.stream.name,
             "batch_id": number,
@@ -182,6 +185,23 @@ class MicroBatches:
             return schema.empty_table()
         live.updated = True
         return events_since(self._spark, self._tables, live.trained_on, before).cast(schema)
+
+    def _refresh(self, live: Live, learned: Learned) -> None:
+        """Bring the lists of the changed users and items up to date, where `recommend` has made some."""
+        tables, updates = self._tables, learned.updates
+        if not self._config.stream.refresh or updates is None or learned.seen is None:
+            return
+        if not any(map(tables.exists, LISTS)):
+            return
+        catalogue = live.catalogue()
+        users = updates.filter(pc.equal(updates["side"], "user")).select(["user_id", "factors", "bias"])
+        seen = learned.seen.group_by("user_id").aggregate([("item_id", "list")]).rename_columns(["user_id", "seen"])
+        place = pc.index_in(users["user_id"], seen["user_id"].combine_chunks())
+        users = users.append_column("seen", seen["seen"].take(place))
+        replace_recommendations(self._spark, self._config, live.model_version, live.record.mean, catalogue, users)
+        items = updates.filter(pc.equal(updates["side"], "item"))["item_id"].combine_chunks()
+        replace_similar_items(self._spark, self._config, live.model_version, catalogue, items)
+        self._at("refresh")
 
     def _append(self, rows: BatchRows, fresh: pa.Table, number: int) -> None:
         """Append what was refused, and the new events, once."""

@@ -117,7 +117,13 @@ class _Report:
             self._metrics.record(row, changes)
 
 
-def run(spark: SparkSession, config: Config, available_now: bool = False, stop: bool = False) -> StreamResult:
+def ask_to_stop(config: Config) -> None:
+    """Ask the stream of these tables to end after its micro-batch; it hears within seconds."""
+    Folder(checkpoint_root(config)).write_bytes(STOP, b"")
+    say("the stream is asked to stop; it ends after its micro-batch")
+
+
+def run(spark: SparkSession, config: Config, available_now: bool = False) -> StreamResult:
     """Process what arrives, until it is told to stop.
 
     Parameters
@@ -126,8 +132,6 @@ def run(spark: SparkSession, config: Config, available_now: bool = False, stop: 
     config : Config
     available_now : bool
         Process what is there, and end.
-    stop : bool
-        Ask the stream that is running elsewhere to end after its micro-batch, and return at once.
 
     Raises
     ------
@@ -139,10 +143,6 @@ def run(spark: SparkSession, config: Config, available_now: bool = False, stop: 
         ``tables.catalog`` gives no place for a checkpoint, or the live model cannot be streamed.
     """
     folder = Folder(checkpoint_root(config))
-    if stop:
-        folder.write_bytes(STOP, b"")
-        say(f"stream {config.stream.name!r} is asked to stop")
-        return StreamResult(stream=config.stream.name)
     tables = Tables(spark, config.tables)
     with held(folder, config.stream.name):
         if folder.exists(STOP):
