@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from pathlib import Path
 
 import pytest
+from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.errors import InputError, TableError
 from lakefactor.pipelines import ingest
-from lakefactor.spark.stream_source import checkpoint_of, open_source
+from lakefactor.spark.stream_checkpoint import checkpoint_of
+from lakefactor.spark.stream_refusals import explained
+from lakefactor.spark.stream_source import open_source
 from lakefactor.spark.tables import Tables
 
 NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
@@ -31,9 +36,9 @@ def streaming(config, source, *, name="stream", ingest=None, **changes):
     return Config(**{**dict(config), "stream": stream, "ingest": ingest or config.ingest})
 
 
-def drain(spark, config, starting_version=0):
-    """Run the stream until nothing is left, and return its micro-batches; a refusal within one is raised here."""
-    source = open_source(spark, config, starting_version)
+def drain(spark, config, starting_version=0, source=None):
+    """Run the stream until nothing is left, and return its micro-batches; raise what refuses one."""
+    source = source or open_source(spark, config, starting_version)
     batches, refusals = [], []
 
     def take(frame, number):
@@ -58,7 +63,7 @@ def drain(spark, config, starting_version=0):
     try:
         query.awaitTermination()
     except Exception as error:
-        raise (refusals or [error])[0] from error
+        raise (*refusals, explained(error, config) or error)[0] from error
     finally:
         query.stop()
     return batches
@@ -168,6 +173,21 @@ def test_a_file_that_cannot_be_read_holds_the_stream_until_it_is_corrected(spark
     assert [event["user_id"] for event in batch.events] == ["u1"]
 
 
+def test_a_file_that_has_gone_holds_the_stream_until_it_is_back(spark, config, folder):
+    settings = streaming(config, "files", path=str(folder))
+    land(folder, "a.csv", "who,item", "u1,i1")
+    land(folder, "b 1.csv", "user,item", "u2,i1")
+    with pytest.raises(InputError, match="no user column"):
+        drain(spark, settings)
+    (folder / "a.csv").unlink()
+    (folder / "b 1.csv").unlink()
+    with pytest.raises(InputError, match=r"2 of the 2 files of micro-batch 0 have gone.* put them back.*a\.csv"):
+        drain(spark, settings)
+    land(folder, "a.csv")  # left out
+    land(folder, "b 1.csv", "user,item", "u2,i1")
+    assert users(drain(spark, settings)) == [["u2"]]
+
+
 def test_a_folder_that_cannot_be_a_landing_folder_is_refused(spark, config, tmp_path):
     with pytest.raises(InputError, match=r"no folder is at .*absent; create it"):
         open_source(spark, streaming(config, "files", path=str(tmp_path / "absent")))
@@ -233,3 +253,96 @@ def test_events_that_were_changed_are_refused_and_the_stream_stays_where_it_is(s
     for _ in range(2):
         with pytest.raises(TableError, match=rf"changed in version {version + 1}: rows were {what}.*stream\.name"):
             drain(spark, settings, version)
+
+
+def test_a_stream_may_begin_after_the_newest_version_and_misses_nothing(spark, config):
+    version = append(spark, config, "u1")
+    settings = streaming(config, "changes")
+    assert drain(spark, settings, version + 1) == []
+    append(spark, config, "u2")
+    assert users(drain(spark, settings, version + 1)) == [["u2"]]
+    with pytest.raises(TableError, match=rf"start at version {version + 3} of table events .* is {version + 1}"):
+        drain(spark, streaming(config, "changes", name="other"), version + 3)
+
+
+def test_a_first_micro_batch_that_failed_begins_where_it_was_told_first(spark, config, monkeypatch):
+    version = append(spark, config, "u1")
+    settings = streaming(config, "changes")
+    source = open_source(spark, settings, version)
+    monkeypatch.setattr(source, "batch", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        drain(spark, settings, source=source)
+    later = append(spark, config, "u2")
+    assert users(drain(spark, settings, later)) == [["u1"], ["u2"]]
+
+
+def test_a_table_whose_log_no_longer_holds_the_next_version_is_refused(spark, config):
+    version = append(spark, config, "u1")
+    settings = streaming(config, "changes")
+    drain(spark, settings, version)
+    append(spark, config, "u2")
+    log = Path(config.tables.root, "events", "_delta_log")
+    newest = append(spark, config, "u3")
+    delta_log = spark._jvm.org.apache.spark.sql.delta.DeltaLog
+    delta_log.forTable(spark._jsparkSession, str(log.parent)).checkpoint()
+    for file in log.glob("*"):  # as Delta cleans up after delta.logRetentionDuration
+        if file.name.lstrip(".")[:20].isdigit() and int(file.name.lstrip(".")[:20]) < newest:
+            file.unlink()
+    delta_log.clearCache()
+    with pytest.raises(TableError, match=r"no longer holds the changes .*_LOG_FILE_NOT_FOUND.*another stream\.name"):
+        drain(spark, settings)
+    with pytest.raises(TableError, match=r"no longer holds the changes .*_VERSION_NOT_FOUND.*another stream\.name"):
+        drain(spark, streaming(config, "changes", name="other"), version)
+
+
+def test_a_table_whose_files_were_vacuumed_is_refused(spark, config):
+    version = append(spark, config, "u1")
+    settings = streaming(config, "changes")
+    drain(spark, settings, version)
+    append(spark, config, "u2")
+    append(spark, config, "u3")
+    execute(spark, config, "OPTIMIZE {events}")
+    for file in Path(config.tables.root, "events").glob("*.parquet"):  # as VACUUM removes what OPTIMIZE has replaced
+        file.unlink()
+    with pytest.raises(TableError, match=r"no longer holds the changes .*FILE_NOT_EXIST.*another stream\.name"):
+        drain(spark, settings)
+
+
+def test_changed_columns_are_refused(spark, config, monkeypatch):
+    version = append(spark, config, "u1")
+    settings = streaming(config, "changes")
+    drain(spark, settings, version)
+    source = open_source(spark, settings, version)
+    frame = source.frame()  # before the change, as of a stream that is running
+    monkeypatch.setattr(source, "frame", lambda: frame)
+    table = str(Path(config.tables.root, "events"))
+    changed = spark.read.format("delta").load(table).withColumn("event_time", F.lit("then"))
+    changed.write.format("delta").mode("overwrite").option("overwriteSchema", True).save(table)
+    with pytest.raises(TableError, match=r"columns of table events were changed \(DELTA_\w+\); restore.*stream\.name"):
+        drain(spark, settings, source=source)
+    with pytest.raises(TableError, match="column event_time is STRING, not TIMESTAMP"):
+        drain(spark, settings)
+
+
+def test_a_table_that_was_created_again_is_refused(spark, config):
+    version = append(spark, config, "u1")
+    settings = streaming(config, "changes")
+    drain(spark, settings, version)
+    shutil.rmtree(Path(config.tables.root, "events"))
+    append(spark, config, "u1")
+    with pytest.raises(TableError, match=r"dropped and created again; .*another stream\.name"):
+        drain(spark, settings)
+
+
+def test_changes_that_were_not_recorded_are_refused(spark, config):
+    version = append(spark, config, "u1")
+    settings = streaming(config, "changes")
+    drain(spark, settings, version)
+    execute(spark, config, "ALTER TABLE {events} SET TBLPROPERTIES ('delta.enableChangeDataFeed' = 'false')")
+    append(spark, config, "u2")
+    with pytest.raises(TableError, match=r"change feed of table events was off .*enableChangeDataFeed to true"):
+        drain(spark, settings)
+
+
+def test_other_errors_are_not_explained_away(config):
+    assert explained(ValueError("[SOMETHING_ELSE] happened"), config) is None

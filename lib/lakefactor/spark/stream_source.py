@@ -19,6 +19,8 @@ from lakefactor.errors import ConfigError, InputError, TableError
 from lakefactor.spark.files import check_folder, group_files, without_patterns
 from lakefactor.spark.judging import judge_rows
 from lakefactor.spark.sources import RawRows, decide_id_types, read_files
+from lakefactor.spark.stream_checkpoint import first_version, planned_files
+from lakefactor.spark.stream_refusals import BEGIN_AGAIN, explained
 from lakefactor.spark.tables import Tables
 
 BYTES_PER_ROW = 40
@@ -103,20 +105,6 @@ def open_source(spark: SparkSession, config: Config, starting_version: int = 0) 
     return ChangeSource(spark, config, starting_version)
 
 
-def checkpoint_of(config: Config) -> str:
-    """Return the folder or URI of the stream's checkpoint.
-
-    >>> from lakefactor.config import Stream, Tables
-    >>> checkpoint_of(Config(tables=Tables(root="lake"), stream=Stream(name="clicks")))
-    'lake/_checkpoints/clicks'
-    """
-    if config.stream.checkpoint:
-        return config.stream.checkpoint
-    if not config.tables.root:
-        raise ConfigError("tables.catalog is no place for a checkpoint; set stream.checkpoint to a folder or URI")
-    return f"{config.tables.root.rstrip('/')}/_checkpoints/{config.stream.name}"
-
-
 class FileSource:
     """New files of a landing folder and the folders below it.
 
@@ -148,8 +136,16 @@ class FileSource:
     def batch(self, frame: DataFrame, batch_id: int, now: datetime) -> BatchRows:
         """Read the files of a micro-batch as an ingest reads files."""
         spark, ingest = frame.sparkSession, self._config.ingest
-        found = {tuple(row) for row in frame.collect()}  # Spark repeats files whose paths look like patterns
+        found = {tuple(row) for row in frame.collect()}  # a set: Spark repeats files whose paths look like patterns
         files = [(path, uri) for path, length, uri in sorted(found) if length > 0]
+        planned = planned_files(spark, self._config, batch_id)
+        if len(found) < len(planned):  # Spark passes over files that have gone
+            raise InputError(
+                f"{len(planned) - len(found)} of the {len(planned)} files of micro-batch {batch_id} have gone from the "
+                f"landing folder {self._folder} before they were read; put them back (or an empty file of the same "
+                f"name), and start the stream again; the files are {', '.join(sorted(planned)[:20])}"
+                + (", ..." if len(planned) > 20 else "")
+            )
         try:
             sets = group_files([path for path, _ in files], ingest.format, self._folder)
             raw = [rows for one_format in sets for rows in read_files(spark, ingest, one_format)]
@@ -188,13 +184,18 @@ class ChangeSource:
     def frame(self) -> DataFrame:
         """Return the stream of changes; a commit is never split."""
         place = self._tables.path_or_name("events")
+        # Or else a stream could not begin at the version after the newest, where nothing was appended since.
+        self._spark.conf.set("spark.databricks.delta.changeDataFeed.timestampOutOfRange.enabled", True)
         reader = (
             self._spark.readStream.format("delta")
             .option("readChangeFeed", True)
-            .option("startingVersion", self._starting_version)
             .option("failOnDataLoss", True)
             .option("maxBytesPerTrigger", self._config.stream.max_rows * self._bytes_per_row())
         )
+        version = first_version(self._spark, self._config, self._starting_version)
+        if version is not None:
+            self._check_version(version)
+            reader = reader.option("startingVersion", version)
         changes = reader.load(place) if self._config.tables.root else reader.table(place)
         return changes.select(*self._columns, "_change_type", "_commit_version")
 
@@ -212,7 +213,11 @@ class ChangeSource:
             F.min("_commit_version").alias("version"),
             F.max("_commit_version").alias("last"),
         )
-        by_type = {row["_change_type"]: row for row in found.collect()}
+        try:
+            by_type = {row["_change_type"]: row for row in found.collect()}
+        except Exception as error:
+            changes.unpersist()
+            raise explained(error, self._config) or error from error
         inserted = by_type.pop("insert", None)
         if by_type:
             changes.unpersist()
@@ -220,13 +225,20 @@ class ChangeSource:
             raise TableError(
                 f"table events at {self._tables.path_or_name('events')} was changed in version {version}: rows were "
                 f"{' and '.join(sorted({kind.partition('_')[0] + 'd' for kind in by_type}))}, and a stream learns only "
-                "from events that are added (an event of the delete type takes a pair back); train and publish a "
-                "model of the table as it is now, then start the stream under another stream.name"
+                f"from events that are added (an event of the delete type takes a pair back); {BEGIN_AGAIN}"
             )
         events = changes.select(*self._columns)
         read = inserted["rows"] if inserted else 0
         last = inserted["last"] if inserted else None
         return BatchRows(events, None, read, 0, {}, appended=True, version=last, persisted=(changes,))
+
+    def _check_version(self, version: int) -> None:
+        newest = self._tables.version("events")
+        if version > newest + 1:
+            raise TableError(
+                f"the stream was to start at version {version} of table events at {self._tables.path_or_name('events')}"
+                f", whose newest version is {newest}: it is not the table that the model was trained on; {BEGIN_AGAIN}"
+            )
 
     def _bytes_per_row(self) -> int:
         """Return what an event takes in the table's files, about."""
