@@ -2,9 +2,9 @@
 
 Both are one least squares problem. With residuals r = (t - w p)(now) - (t - w p)(before) at x_old, the change d is::
 
-    (a0 Y'Y + sum_R w y y' + (lambda + rho n) I) d = sum_R r y
+    (a0 Y'Y + sum_R w y y' + lambda I + rho n D) d = sum_R r y
 
-and with x_old = 0 and nothing before, this is the equation of a half-step.
+and with x_old = 0, nothing before and n = 0, this is the equation of a half-step.
 """
 
 from __future__ import annotations
@@ -12,10 +12,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.fold_in import solve
 from lakefactor.factorization.live_model import LiveModel
 from lakefactor.factorization.row_entries import (
+    BLOCK_ENTRIES,
     Entries,
     Float32s,
     Int64s,
@@ -57,7 +60,7 @@ def solve_near(
     stay : int64 ndarray, shape (n,)
         n of the equation: interactions that are not in R. Where there are none, ``old`` does not matter.
     rho : float
-        Weight of |d|^2 for each of those that stay.
+        Weight of what stays, in units of `curvature`.
     huber : float
         Error (units of strength) beyond which an entry weighs less; 0: none does.
     threads : int
@@ -66,20 +69,20 @@ def solve_near(
     kept = stay > 0
     entries = entries.where(kept[entries.owners] | ~np.isnan(entries.strengths))
     old = np.where(kept[:, None], old, FACTOR_DTYPE(0))
-    near = np.where(kept, rho * stay, 0.0).astype(FACTOR_DTYPE)
     fixed = source[entries.indices, -1] if equation.biased else np.zeros(len(entries.indices), FACTOR_DTYPE)
     known = predictions(equation, source, old, entries) if kept.any() else fixed
     weights, targets = coefficients(equation, entries.strengths)
     # The kernel takes the source's biases off the targets, but ``known`` holds them already.
     rest = targets - weights * known + weights * fixed
     lost = np.where(kept[entries.owners], residuals(equation, entries.before, known), FACTOR_DTYPE(0))
+    near, near_last = curvature(equation, source, entries) * FACTOR_DTYPE(rho) * np.where(kept, stay, 0)
     system = System(
         entries.indptr,
         entries.indices,
         weights,
         rest - lost,
-        equation.reg(side, counts, len(source)) + near,
-        equation.bias_reg(side, counts, len(source)) + near,
+        equation.reg(side, counts, len(source)) + near.astype(FACTOR_DTYPE),
+        equation.bias_reg(side, counts, len(source)) + near_last.astype(FACTOR_DTYPE),
         equation.biased,
     )
     share = np.ones_like(weights)
@@ -92,6 +95,28 @@ def solve_near(
         robust = replace(system, weights=share * weights, targets=share * rest - lost)
         x = old + solve(robust, source, gram, nonnegative=False, threads=threads)
     return x, np.bincount(entries.owners, share < 1, len(old)).astype(np.int64)
+
+
+def curvature(equation: Equation, source: Float32s, entries: Entries) -> NDArray[np.float64]:
+    """Return D of each row, float64, shape (2, n): of its factors, and of its last column.
+
+    D is what an entry like those given adds on average to the diagonal of the row's matrix: the mean of w |y|^2 / rank,
+    and for a bias that of w. 0 for a row without entries. So rho n D is the matrix of n entries that stay, were they
+    like these and their factors without correlation, times rho.
+    """
+    weights = coefficients(equation, entries.strengths)[0]
+    if entries.before is not None:
+        weights = np.maximum(weights, coefficients(equation, entries.before)[0])
+    rank, owners = equation.model.rank, entries.owners
+    square = np.empty(len(weights))
+    for start in range(0, len(weights), BLOCK_ENTRIES):
+        some = slice(start, start + BLOCK_ENTRIES)
+        y = source[entries.indices[some], :rank]
+        square[some] = weights[some] * np.einsum("ij,ij->i", y, y, dtype=np.float64) / rank
+    n, length = len(entries.lengths), np.maximum(entries.lengths, 1)
+    own = np.bincount(owners, square, n) / length
+    last = np.bincount(owners, weights, n) / length if equation.biased else own
+    return np.stack([own, last])
 
 
 def _solve_above_zero(

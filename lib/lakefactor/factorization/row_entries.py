@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lakefactor.factorization.equation import Equation
 from lakefactor.types import FACTOR_DTYPE
 
-_BLOCK_ENTRIES = 1 << 16
+BLOCK_ENTRIES = 1 << 16
 Float32s = NDArray[np.float32]
 Int64s = NDArray[np.int64]
 
@@ -107,8 +107,8 @@ def predictions(equation: Equation, source: Float32s, x: Float32s, entries: Entr
     entries : Entries
     """
     result, owners = np.empty(len(entries.indices), FACTOR_DTYPE), entries.owners
-    for start in range(0, len(result), _BLOCK_ENTRIES):
-        some = slice(start, start + _BLOCK_ENTRIES)
+    for start in range(0, len(result), BLOCK_ENTRIES):
+        some = slice(start, start + BLOCK_ENTRIES)
         y = source[entries.indices[some]]
         p = np.einsum("ij,ij->i", design(equation, y), x[owners[some]], dtype=np.float64)
         result[some] = p + y[:, -1] if equation.biased else p

@@ -8,13 +8,14 @@ removed) and had one before (none: it is new). With l_e(x) = w_e p_e^2 - 2 t_e p
     x minimises L + sum l_e over the row's whole history. What came before does not matter, nor does the order of the
     events. A row without history becomes zero.
 ``proximal``
-    x minimises, with n the entries that stay as they were, and x_old taken as the solution so far::
+    x minimises, with n the interactions that stay as they were and x_old taken as the solution so far::
 
-        (x - x_old)'(a0 Y'Y + lambda + rho n)(x - x_old) + sum_R l_e(now) - l_e(before), to first order in the latter
+        (x - x_old)'(a0 Y'Y + lambda + rho n D)(x - x_old) + sum_R l_e(now) - l_e(before), the latter to first order
 
-    so what is removed is taken back, and a stronger interaction counts by its difference. rho n stands for the
-    curvature of entries that are not read again. Where nothing stays (n = 0: a new row, or the whole history is given),
-    nothing is known of x_old, and the rule is ``exact`` on R.
+    so what is removed is taken back, and a stronger interaction counts by its difference. rho n D stands for the
+    curvature of interactions that are not read again, D for that of one of them (`proximal.curvature`): rho = 1 takes
+    them to be like those of R. Where nothing stays (n = 0: a new row, or the whole history is given) x_old has nothing
+    to say, and the rule is ``exact`` on R, for any rho.
 ``sgd``, ``momentum``, ``adagrad``, ``rmsprop``, ``adam``
     One step (`optimizers`) on the gradient at x_old of sum_R l_e(now) - l_e(before), and of L by the share of R among
     the row's entries: over a row's life every entry brings its own part of L.

@@ -104,7 +104,14 @@ def test_proximal_minimises_its_objective(algorithm, side):
     matrix, rhs = oracle_row(live, side, now, n=n_old)
     matrix_gone, rhs_gone = oracle_row(live, side, gone, n=n_old)
     base, _ = oracle_row(live, side, [], n=n_old)
-    near = rho * (n_old - 2) * np.eye(len(x_old))
+    # what one of the recent entries adds to the diagonal on average; a bias counts for itself
+    names = [(first, held + 1), (second, lost), (fresh, 2.0)]
+    rows_of = live.numbers(other(side), [one for one, _ in names])
+    weights = live.equation.weights(np.array([strength for _, strength in names], np.float32)).astype(np.float64)
+    squares = np.square(live.source(other(side))[rows_of, :RANK].astype(np.float64)).sum(axis=1)
+    near = rho * (n_old - 2) * np.mean(weights * squares) / RANK * np.eye(len(x_old))
+    if live.equation.biased:
+        near[-1, -1] = rho * (n_old - 2) * np.mean(weights)
     # gradient / 2 at x_old of the entries' change; then the minimum of the quadratic around it
     slope = (matrix - base) @ x_old - rhs - ((matrix_gone - base) @ x_old - rhs_gone)
     expected = oracle_solution(live, matrix + near, (matrix + near) @ x_old - slope)
