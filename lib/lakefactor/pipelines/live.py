@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config, Stream
 from lakefactor.factorization.live_model import LiveModel, check_streamed
 from lakefactor.factorization.micro_batch import solve_batch
+from lakefactor.factorization.safeguards import in_quarantine, newest_events
 from lakefactor.factorization.update_rules import Updated
 from lakefactor.pipelines.interactions import Span, pairs_of
 from lakefactor.pipelines.models import ModelRecord, newest
@@ -114,9 +115,13 @@ class Live:
         timed : callable
             Times a step.
         """
+        with timed("guard"):
+            ignored, guarded = self._ignored(settings, history, fresh)
+        history = history.filter(pc.invert(pc.is_in(history["event_id"], ignored)))
         learned = pa.concat_tables([missed, fresh])
+        learned = learned.filter(pc.invert(pc.is_in(learned["event_id"], ignored)))
         if not len(learned):
-            return NOTHING
+            return replace(NOTHING, acted=guarded)
         with timed("strengths"):
             before, after = self._strengths(spark, history, learned)
         changes = _changes(before, after, learned)
@@ -127,12 +132,37 @@ class Live:
             updated = solve_batch(self.model, changes, {"user": after, "item": None}, settings)
         counts = {f"{side}s": len(updated[side].rows) if side in updated else 0 for side in SIDES}
         counts |= {f"new_{side}s": self.model.size(side) - known[side] for side in SIDES}
-        acted = {
+        acted = guarded | {
             "bounded": sum(int(some.bounded.sum()) for some in updated.values()),
             "huber": sum(int(some.huber.sum()) for some in updated.values()),
         }
         rows = [self._rows(side, some, number) for side, some in updated.items() if len(some.rows)]
         return Learned(pa.concat_tables(rows) if rows else None, counts, {k: v for k, v in acted.items() if v}, metrics)
+
+    def _ignored(self, settings: Stream, history: pa.Table, fresh: pa.Table) -> tuple[pa.Array, dict[str, int]]:
+        """Return the ids of events that a safeguard keeps the model from learning, and how often each acted.
+
+        A new user is in quarantine by all its events, so it stays there until a training knows it.
+        """
+        ignored, acted = [pa.array([], history.schema.field("event_id").type)], {}
+        if settings.burst_events:
+            users = history["user_id"].combine_chunks().dictionary_encode()
+            place = users.indices.to_numpy()
+            is_new = self.model.numbers("user", users.dictionary.to_pylist())[place] < 0
+            caught = in_quarantine(place, is_new, settings.burst_events)
+            ignored.append(history["event_id"].combine_chunks().filter(pa.array(caught)))
+            acted["quarantined_users"] = len(np.unique(place[caught]))
+        if settings.events_per_user and len(fresh):
+            in_time = pc.sort_indices(
+                fresh, [("event_time", "ascending"), ("event_id", "ascending")], null_placement="at_start"
+            )
+            order = np.empty(len(fresh), np.int64)
+            order[in_time.to_numpy()] = np.arange(len(fresh))
+            users = fresh["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+            beyond = ~newest_events(users, order, settings.events_per_user)
+            ignored.append(fresh["event_id"].combine_chunks().filter(pa.array(beyond)))
+            acted["capped_events"] = int(beyond.sum())
+        return pa.concat_arrays(ignored), acted
 
     def _strengths(self, spark: SparkSession, history: pa.Table, learned: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Return the users' interactions without the learned events, and with them: ``user_id, item_id, strength``."""
@@ -158,7 +188,8 @@ class Live:
         found = pairs.join(changes, PAIR, join_type="inner").rename_columns({"after": "strength"})
         found = found.filter(pc.is_valid(found["strength"])).sort_by([(name, "ascending") for name in PAIR])
         if self.record.config.feedback == "explicit":
-            return score_ratings(self.model, settings, number, found, self.record.mean)
+            bounds = (self.record.min_strength, self.record.max_strength)
+            return score_ratings(self.model, settings, number, found, self.record.mean, bounds)
         return score_ranks(self.model, settings, number, found, before)
 
     def catalogue(self) -> Catalogue:

@@ -26,6 +26,7 @@ from lakefactor.metrics.drift import DriftWatch
 from lakefactor.pipelines.lease import held
 from lakefactor.pipelines.micro_batch import APP_ID, MicroBatches
 from lakefactor.pipelines.stream_report import StreamMetrics, batch_line, change_line
+from lakefactor.spark.stream_refusals import explained
 from lakefactor.spark.stream_source import open_source
 from lakefactor.spark.tables import Tables
 
@@ -203,8 +204,6 @@ def _await(query: StreamingQuery, batches: _Guarded, folder: Folder, config: Con
             return
         if isinstance(batches.error, LakefactorError):
             raise batches.error from None
-        from lakefactor.spark.stream_source import explained
-
         raise explained(error, config) or error from batches.error
     finally:
         with suppress(Exception):
