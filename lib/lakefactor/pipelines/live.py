@@ -21,7 +21,7 @@ from lakefactor.factorization.update_rules import Updated
 from lakefactor.pipelines.interactions import Span, pairs_of
 from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.stream_watch import score_ranks, score_ratings
-from lakefactor.spark.catalogue import Catalogue
+from lakefactor.spark.catalogue import Catalogue, as_lists, matrix
 from lakefactor.spark.live_factors import UPDATES, optimizer_states, read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.types import SIDES, Side
@@ -209,11 +209,11 @@ class Live:
             "batch_id": pa.array([number] * n, pa.int64()),
             "side": pa.array([side] * n),
             **{f"{s}_id": pa.array(ids if s == side else [None] * n, self.id_types[s]) for s in SIDES},
-            "factors": _lists(factors),
+            "factors": as_lists(factors),
             "bias": pa.array(bias),
             "n_entries": pa.array(updated.n_entries),
             "rule": pa.array(updated.rules.tolist()),
-            "optimizer_state": pa.nulls(n, pa.list_(pa.float32())) if state is None else _lists(state),
+            "optimizer_state": pa.nulls(n, pa.list_(pa.float32())) if state is None else as_lists(state),
             "updated_at": pa.array([datetime.now(timezone.utc)] * n, pa.timestamp("us", "UTC")),
         }
         return pa.table(columns)
@@ -226,12 +226,6 @@ def _changes(before: pa.Table, after: pa.Table, learned: pa.Table) -> pa.Table:
         pairs = pairs.join(strengths.rename_columns([*PAIR, name]), PAIR, join_type="left outer")
     changed = pc.or_(pc.is_valid(pairs["before"]), pc.is_valid(pairs["after"]))
     return pairs.filter(changed).sort_by([(name, "ascending") for name in PAIR])
-
-
-def _lists(rows: np.ndarray) -> pa.Array:
-    """Return the rows of a float32 matrix as lists."""
-    offsets = pa.array(np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(rows).ravel()))
 
 
 def load_live(spark: SparkSession, config: Config, model_version: str, number: int) -> Live:
@@ -263,7 +257,7 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
         record.config.model,
         record.mean,
         {side: table[f"{side}_id"].combine_chunks() for side, table in read.items()},
-        {side: _matrix(table["factors"], record.config.model.rank) for side, table in read.items()},
+        {side: matrix(table["factors"].combine_chunks()) for side, table in read.items()},
         {side: table["bias"].to_numpy() for side, table in read.items()},
         {side: table["n_entries"].to_numpy() for side, table in read.items()},
     )
@@ -285,13 +279,11 @@ def _restore_states(model: LiveModel, tables: Tables, model_version: str, number
         if not len(states):
             continue
         states = states.sort_by(f"{side}_id").combine_chunks()
-        rows = model.rows(side, states[f"{side}_id"])
-        width = len(states["optimizer_state"][0])
+        rows, _values = model.rows(side, states[f"{side}_id"]), matrix(states["optimizer_state"].combine_chunks())
         model.replace(
-            side, rows, model.source(side)[rows], model.n_entries(side, rows), _matrix(states["optimizer_state"], width)
+            side,
+            rows,
+            model.source(side)[rows],
+            model.n_entries(side, rows),
+            matrix(states["optimizer_state"].combine_chunks()),
         )
-
-
-def _matrix(lists: pa.ChunkedArray, columns: int) -> np.ndarray:
-    flat = lists.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.float32, copy=False).reshape(-1, columns)
