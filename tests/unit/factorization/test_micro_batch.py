@@ -112,7 +112,7 @@ BATCHES = [
 ]
 
 
-RULES = [("exact", "exact"), ("exact", "proximal"), ("proximal", "proximal"), ("adam", "sgd")]
+RULES = [("exact", "exact"), ("exact", "proximal"), ("proximal", "proximal"), ("adam", "sgd"), ("sgd", "momentum")]
 TEMPERED = {"tempered": MODELS["ials"].model_copy(update={"item_norm_exponent": 0.6})}
 
 
@@ -148,8 +148,7 @@ def restarted(live, seed):
     anew = type(live)(live.model, live.equation.mean, *parts.values())
     for side, rows in orders.items():
         if (state := live.state(side, rows)) is not None:
-            all_rows = np.arange(len(rows))
-            anew.replace(side, all_rows, anew.source(side).copy(), anew.n_entries(side, all_rows), state)
+            anew.put_state(side, np.arange(len(rows)), state)
     return anew
 
 
