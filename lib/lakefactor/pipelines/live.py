@@ -274,16 +274,9 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
 
 
 def _restore_states(model: LiveModel, tables: Tables, model_version: str, number: int) -> None:
+    """Give the model the optimizer's states from before a micro-batch."""
     for side in SIDES:
-        states = optimizer_states(tables, side, model_version).toArrow()
-        if not len(states):
-            continue
-        states = states.sort_by(f"{side}_id").combine_chunks()
-        rows, _values = model.rows(side, states[f"{side}_id"]), matrix(states["optimizer_state"].combine_chunks())
-        model.replace(
-            side,
-            rows,
-            model.source(side)[rows],
-            model.n_entries(side, rows),
-            matrix(states["optimizer_state"].combine_chunks()),
-        )
+        states = optimizer_states(tables, side, model_version, number).toArrow()
+        if len(states):
+            values = matrix(states["optimizer_state"].combine_chunks())
+            model.put_state(side, model.rows(side, states[f"{side}_id"]), values)

@@ -138,7 +138,7 @@ class MicroBatches:
                 ledger["metrics"] = {**learned.metrics, "gramian_difference": live.model.recompute_gramians()}
         self._finish(ledger, steps)
         if live is not None and every.fold_every and (number + 1) % every.fold_every == 0:
-            fold(self._tables, live.model_version)
+            fold(self._tables, live.model_version, batch_below=number)
             self._at("fold")
 
     def _fence(self, number: int) -> None:
