@@ -145,7 +145,8 @@ class Live:
             "huber": sum(int(some.huber.sum()) for some in updated.values()),
         }
         rows = [self._rows(side, some, number) for side, some in updated.items() if len(some.rows)]
-        return Learned(pa.concat_tables(rows) if rows else None, counts, {k: v for k, v in acted.items() if v}, metrics)
+        updates = pa.concat_tables(rows) if rows else None
+        return Learned(updates, counts, {name: count for name, count in acted.items() if count}, metrics, after)
 
     def _ignored(self, settings: Stream, history: pa.Table, fresh: pa.Table) -> tuple[pa.Array, dict[str, int]]:
         """Return the ids of events that a safeguard keeps the model from learning, and how often each acted.
