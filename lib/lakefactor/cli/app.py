@@ -17,6 +17,7 @@ from lakefactor.cli.running import run_job
 from lakefactor.config import load
 from lakefactor.config.toml import toml
 from lakefactor.errors import InputError
+from lakefactor.log import show
 
 app = typer.Typer(
     name="lakefactor",
@@ -128,6 +129,42 @@ def recommend(
     Without --model-version: the live version.
     """
     run_job("recommend", config, overrides, debug, model_version=model_version)
+
+
+@app.command(epilog=_sections("stream", "ingest", "recommend"))
+def stream(
+    available_now: Annotated[
+        bool, typer.Option("--available-now", help="Process what is there, and end; for scheduled runs.")
+    ] = False,
+    status: Annotated[bool, typer.Option("--status", help="Tell how the stream is doing, without Spark.")] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Let the running stream end after its micro-batch.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --status: print one line of JSON.")] = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Keep the live model up to date with new events, micro-batch by micro-batch.
+
+    It goes on until --stop, an interrupt or SIGTERM, and then where it ended. Killed at any moment, it can be started
+    again: nothing is lost and nothing counted twice.
+    """
+    if not status and not stop:
+        run_job("stream", config, overrides, debug, available_now=available_now)
+        return
+    with reported(debug):
+        settings = load(config, overrides or ())
+        if stop:
+            from lakefactor.pipelines.stream import ask_to_stop
+
+            ask_to_stop(settings)
+            return
+        from lakefactor.query import stream_status
+
+        found = stream_status.status(settings)
+        if as_json:
+            print_json(found.model_dump(mode="json"))
+        else:
+            show(stream_status.render(found))
 
 
 @app.command(epilog=_sections("synthetic", "and those of every step"))

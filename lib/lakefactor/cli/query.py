@@ -83,7 +83,7 @@ def factors(
     overrides: Overrides = None,
     debug: Debug = False,
 ) -> None:
-    """Show the factors of a user or of an item. Without --model-version: of the live version."""
+    """Show the newest factors of a user or of an item. Without --model-version: of the live version."""
     with reported(debug):
         reader = _reader(config, overrides, root)
         rows = _rows(reader.factors(user=user, item=item, model_version=model_version))
@@ -135,7 +135,11 @@ def sql(
     overrides: Overrides = None,
     debug: Debug = False,
 ) -> None:
-    """Show the answer of a SELECT in DuckDB's SQL. Nothing but the tables is read, and nothing is written."""
+    """Show the answer of a SELECT in DuckDB's SQL. Nothing but the tables is read, and nothing is written.
+
+    live_user_factors and live_item_factors are the live version's factors with the stream's updates; the tables
+    user_factors, item_factors and factor_updates are as they stand in Delta.
+    """
     with reported(debug):
         rows = _rows(_reader(config, overrides, root).sql(query))
         _print(rows, as_json, "answer", note="no rows")

@@ -425,20 +425,27 @@ class Stream(Section):
     )
     rho: NonNegative = Field(
         1.0,
-        description="Weight of |x - x_old|^2 in `proximal`, per interaction that the row had before (dimensionless).",
+        description="How firmly `proximal` holds a row to its old factors, per interaction that stays as it was: at 1 "
+        "these count as much as those that changed (dimensionless).",
     )
-    learning_rate: Positive = Field(0.05, description="Step size of the optimizers.")
+    learning_rate: Positive = Field(
+        0.05, description="Step size of the optimizers: 0.05 suits users; items, which take many steps, want a tenth."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Decay of the velocity (`momentum`), or of its mean (`adam`).")
     decay: float = Field(0.99, ge=0, lt=1, description="Decay of the squared gradients (`rmsprop`, `adam`).")
     clip_norm: NonNegative = Field(1.0, description="Largest length of a row's gradient; 0: not clipped.")
     gramian_every: int = Field(
-        100, ge=1, description="Micro-batches between exact computations of the Gramians, which change by the rows else."
+        100,
+        ge=1,
+        description="Micro-batches between exact computations of the Gramians, which change by the rows else.",
     )
     fold_every: int = Field(
         100, ge=0, description="Micro-batches between merges of `factor_updates` into the factor tables; 0: never."
     )
-    refresh_every: int = Field(
-        1, ge=0, description="Micro-batches between refreshes of the changed users' recommendations; 0: never."
+    refresh: bool = Field(
+        True,
+        description="Renew the lists of the changed users and items in every micro-batch, where `recommend` has made "
+        "some.",
     )
     events_per_user: int = Field(
         0, ge=0, description="Most events of a user that a micro-batch learns from, the newest; 0: no cap."
@@ -463,7 +470,16 @@ class Stream(Section):
         0, ge=0, description="Updated rows per side that are also solved exactly, to record the distance; 0: none."
     )
     adwin_delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's chance of a false alarm.")
-    page_hinkley_threshold: Positive = Field(50.0, description="Page-Hinkley's threshold of the cumulative deviation.")
+    page_hinkley_threshold: Positive = Field(
+        50.0,
+        description="Page-Hinkley's threshold of the cumulative deviation, in standard deviations of the metric from "
+        "micro-batch to micro-batch.",
+    )
+    metrics_file: str = Field(
+        "",
+        description="File that gets the stream's metrics in Prometheus' text format after every micro-batch, for the "
+        "textfile collector of node_exporter, which reads `*.prom`. Empty: none.",
+    )
 
     @property
     def optimizers(self) -> frozenset[str]:
@@ -536,6 +552,8 @@ class Config(Section):
                 for key, is_set in implicit_only.items()
                 if is_set
             ]
+        if self.stream.huber and self.feedback == "implicit":
+            problems.append("stream.huber is for explicit feedback only: set it to 0")
         problems += self._model_problems() + self._unused()
         cutoff = re.search(r"_at_(\d+)$", self.publish.metric)
         if cutoff and int(cutoff[1]) not in self.evaluate.ks:

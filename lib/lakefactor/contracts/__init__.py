@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from lakefactor.contracts.ddl import by_name, by_path
+from lakefactor.contracts.ddl import by_name, by_path, literal
 from lakefactor.contracts.model import Column, IdType, TableContract
 from lakefactor.errors import TableError
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-__all__ = ["Column", "IdType", "TableContract", "by_name", "by_path", "load", "names"]
+__all__ = ["Column", "IdType", "TableContract", "by_name", "by_path", "literal", "load", "names"]
 
 
 def names() -> tuple[str, ...]:

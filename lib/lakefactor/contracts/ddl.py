@@ -39,23 +39,32 @@ def by_name(catalog: str, table: str) -> str:
     return _checked(".".join(_identifier(part) for part in [*catalog.split("."), table]))
 
 
+def literal(text: str) -> str:
+    r"""Return a string as SQL text.
+
+    >>> print(literal(r"it's a \ test"))
+    'it\'s a \\ test'
+    """
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def create_table(contract: TableContract, qualified_name: str, location: str | None, types: dict[str, str]) -> str:
     """Return CREATE TABLE IF NOT EXISTS with columns of `types`, constraints, clustering and properties."""
     columns = [
         f"{_identifier(column.name)} {types[column.name]}{'' if column.nullable else ' NOT NULL'} "
-        f"COMMENT {_literal(_comment(column))}"
+        f"COMMENT {literal(_comment(column))}"
         for column in contract.columns
     ]
     clauses = [
         f"CREATE TABLE IF NOT EXISTS {_checked(qualified_name)} (\n  " + ",\n  ".join(columns) + "\n)",
         "USING DELTA",
-        f"COMMENT {_literal(contract.grain)}",
+        f"COMMENT {literal(contract.grain)}",
     ]
     if location is not None:
-        clauses.append(f"LOCATION {_literal(location)}")
+        clauses.append(f"LOCATION {literal(location)}")
     if contract.cluster_by:
         clauses.append(f"CLUSTER BY ({', '.join(map(_identifier, contract.cluster_by))})")
-    pairs = [f"{_literal(key)} = {_literal(value)}" for key, value in properties(contract, types).items()]
+    pairs = [f"{literal(key)} = {literal(value)}" for key, value in properties(contract, types).items()]
     clauses.append("TBLPROPERTIES (\n  " + ",\n  ".join(pairs) + "\n)")
     return "\n".join(clauses)
 
@@ -92,7 +101,7 @@ def column_check(column: Column, sql_type: str) -> str | None:
     if column.min_length is not None and sql_type != "BIGINT":
         parts.append(f"{'size' if sql_type.startswith(('ARRAY', 'MAP')) else 'length'}({name}) >= {column.min_length}")
     if column.one_of:
-        parts.append(f"{name} IN ({', '.join(map(_literal, column.one_of))})")
+        parts.append(f"{name} IN ({', '.join(map(literal, column.one_of))})")
     condition = " AND ".join(parts)
     return f"{name} IS NULL OR ({condition})" if condition and column.nullable else condition or None
 
@@ -109,7 +118,3 @@ def _checked(qualified_name: str) -> str:
 
 def _identifier(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lakefactor.config import Model
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.tfidf import inverse_document_frequency, row_values
-from lakefactor.kernels import Method, gramian, half_step
+from lakefactor.kernels import Method, System, gramian, half_step
 from lakefactor.kernels.system import Solver
 from lakefactor.types import FACTOR_DTYPE, Side
 
@@ -95,9 +95,20 @@ def fold_in(
     SolveError
         A row's system is singular.
     """
-    x = np.zeros((len(indptr) - 1, source.shape[1]), dtype=FACTOR_DTYPE)
     system = equation.system(side, indptr, indices, strengths, n_source)
-    solver: Solver = "nonnegative" if equation.nonnegative else "cholesky"
+    return solve(system, source, gramian, equation.nonnegative, threads)
+
+
+def solve(
+    system: System,
+    source: NDArray[np.float32],
+    gramian: NDArray[np.float32],
+    nonnegative: bool,
+    threads: int = 1,
+) -> NDArray[np.float32]:
+    """Return the exact solutions of a system, float32, shape (n, columns); other arguments as in `fold_in`."""
+    x = np.zeros((system.rows, source.shape[1]), dtype=FACTOR_DTYPE)
+    solver: Solver = "nonnegative" if nonnegative else "cholesky"
     half_step(system, source, gramian, x, Method(solver, FOLD_IN_SWEEPS, threads=threads))
     return x
 

@@ -83,6 +83,31 @@ def update(config: Sgd, rows: Tensor, gradient: Tensor, state: RowState) -> tupl
     return rows - config.learning_rate * direction, state
 
 
+def state_width(optimizer: Optimizer, columns: int) -> int:
+    """Return how many numbers the state of one row has."""
+    rule = RULES[optimizer]
+    return len(rule.arrays) * columns + rule.counts
+
+
+def to_rows(optimizer: Optimizer, state: RowState) -> Tensor:
+    """Return the state of each row in one line, float32, shape (n, `state_width`), as Delta keeps it.
+
+    >>> to_rows("adam", initial_state("adam", 1, 2))
+    tensor([[0., 0., 0., 0., 0.]])
+    """
+    rule = RULES[optimizer]
+    counts = [state["steps"][:, None]] if rule.counts else []
+    return torch.cat([*(state[name] for name in rule.arrays), *counts], dim=1)
+
+
+def from_rows(optimizer: Optimizer, lines: Tensor) -> RowState:
+    """Return the state from what `to_rows` made of it; zeros are the state of rows that were never updated."""
+    rule = RULES[optimizer]
+    columns = (lines.shape[1] - rule.counts) // max(len(rule.arrays), 1)
+    state = {name: lines[:, i * columns : (i + 1) * columns] for i, name in enumerate(rule.arrays)}
+    return state | ({"steps": lines[:, -1]} if rule.counts else {})
+
+
 def clipped(gradient: Tensor, largest: float) -> Tensor:
     """Return the gradient with rows longer than ``largest`` shortened to it; 0: as it is."""
     if largest == 0:

@@ -153,6 +153,12 @@ class Folder:
         if self._place[0].get_file_info(where).type == fs.FileType.Directory:
             self._place[0].delete_dir(where)
 
+    def remove_file(self, path: str) -> None:
+        """Remove a plain file, if it is there."""
+        where = self._resolve(path)
+        if self._place[0].get_file_info(where).type == fs.FileType.File:
+            self._place[0].delete_file(where)
+
     def _is_link(self, path: str) -> bool:
         where = f"{self._place[1]}/{path}"
         return _is_local(self._place[0]) and os.path.realpath(where) != where

@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 LANES = 16
 """Floats of a vector; ranks are padded to a multiple of it."""
 
+LINE_BYTES = 64
+"""Bytes of a cache line, and of a vector."""
+
 Float32s = NDArray[np.float32]
 
 
@@ -30,20 +33,27 @@ def layout(k: int, size: int) -> NDArray[np.int64]:
     return columns // size * padded_width(size) + columns % size
 
 
+def aligned_zeros(rows: int, columns: int) -> Float32s:
+    """Return zeros that begin with a cache line: a vector that lies across two lines loads at half the speed."""
+    memory = np.zeros(rows * columns + LANES, np.float32)
+    first = -memory.ctypes.data // memory.itemsize % LANES
+    return memory[first : first + rows * columns].reshape(rows, columns)
+
+
 def pad_matrix(matrix: Float32s, columns: NDArray[np.int64], width: int) -> Float32s:
     """Return a copy with rows and columns at their padded positions, and ones on the diagonal of the padding."""
     # Rows a multiple of 4096 bytes apart would compete for the same few cache lines.
     stride = width + LANES if width % 1024 == 0 else width
-    result = np.zeros((width, stride), np.float32)
+    result = aligned_zeros(width, stride)
     np.fill_diagonal(result, 1.0)
     result[np.ix_(columns, columns)] = matrix
     return result
 
 
 def pad_columns(array: Float32s, columns: NDArray[np.int64], width: int) -> Float32s:
-    """Return the array with columns at their padded positions and zeros between; itself if there is nothing to add."""
-    if array.shape[1] == width:
+    """Return the array, aligned, with columns at their padded positions and zeros between; itself if it is so."""
+    if array.shape[1] == width and array.ctypes.data % LINE_BYTES == 0:
         return array
-    result = np.zeros((len(array), width), np.float32)
+    result = aligned_zeros(len(array), width)
     result[:, columns] = array
     return result

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from lakefactor.kernels._panel import TILE_ROWS, any_weight, assemble, dot, mirror, multiply
+from lakefactor.kernels._panel import TILE_ROWS, aligned, any_weight, assemble, dot, mirror, multiply
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -19,8 +19,8 @@ def solve_nonnegative(
     ``size`` is not used.
     """
     k, width = x.shape[1], start.shape[0]
-    panel = np.empty((TILE_ROWS, base.shape[1]), np.float32)
-    own, segment = np.empty_like(base), np.empty_like(base)
+    panel, shape = aligned(TILE_ROWS, base.shape[1]), base.shape
+    own, segment = aligned(*shape), aligned(*shape)
     rhs, part, regs = np.empty(width, np.float32), np.empty(width, np.float32), np.zeros(width, np.float32)
     solution, rest = np.zeros(width, np.float32), np.empty(width, np.float32)
     for row in rows:

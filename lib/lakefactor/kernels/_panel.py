@@ -40,6 +40,14 @@ SUMS = {"contract", "reassoc", "nsz"}
 """Fast-math flags that let sums be vectorized; NaN and inf keep their meaning."""
 
 
+@njit(nogil=True, cache=True)
+def aligned(rows, columns):
+    """Return an empty matrix that begins with a cache line: a vector across two lines loads at half the speed."""
+    memory = np.empty(rows * columns + LANES, np.float32)
+    first = -memory.ctypes.data // 4 % LANES
+    return memory[first : first + rows * columns].reshape(rows, columns)
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def remove_bias(rows, bias, indptr, indices, weights, targets, shifted, constants):
     """Set ``shifted`` to t - w b and ``constants`` to the rows' sum w b^2 - 2 t b, b the source rows' biases."""
@@ -237,8 +245,9 @@ def mirror(matrix, width):
 @njit(nogil=True, cache=True, error_model="numpy")
 def partial_equations(source, width, stride, indices, weights, targets):
     """Return P'WP (blocks on and above the diagonal) and b of some of a row's entries."""
-    panel, segment = np.empty((TILE_ROWS, stride), np.float32), np.empty((width, stride), np.float32)
-    matrix, rhs, part = np.zeros((width, stride), np.float32), np.zeros(width, np.float32), np.empty(width, np.float32)
+    panel, segment, matrix = aligned(TILE_ROWS, stride), aligned(width, stride), aligned(width, stride)
+    matrix[:] = 0.0
+    rhs, part = np.zeros(width, np.float32), np.empty(width, np.float32)
     assemble(source, 0, indices, weights, targets, panel, segment, matrix, rhs, part)
     return matrix, rhs
 

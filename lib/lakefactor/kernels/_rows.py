@@ -14,6 +14,7 @@ from numba import njit
 
 from lakefactor.kernels._panel import (
     TILE_ROWS,
+    aligned,
     assemble,
     dot,
     factorize,
@@ -39,8 +40,8 @@ def solve_cholesky(
 ):
     """Solve the rows numbered in ``rows`` exactly; ``steps`` and ``size`` are not used."""
     k, width = x.shape[1], start.shape[0]
-    panel = np.empty((TILE_ROWS, base.shape[1]), np.float32)
-    matrix, factor, segment = np.empty_like(base), np.empty_like(base), np.empty_like(base)
+    panel, shape = aligned(TILE_ROWS, base.shape[1]), base.shape
+    matrix, factor, segment = aligned(*shape), aligned(*shape), aligned(*shape)
     rhs, part, solution = np.empty(width, np.float32), np.empty(width, np.float32), np.empty(width, np.float32)
     regs, diagonal = np.zeros(width, np.float32), np.empty(width, np.float32)
     pivots, inverses = np.empty(width, np.float32), np.empty(width, np.float32)
@@ -166,7 +167,7 @@ def solve_cg(
     """
     k, width, stride = x.shape[1], start.shape[0], base.shape[1]
     together = TOGETHER if width >= LARGE else 1
-    panel, shape = np.empty((size, stride), np.float32), (together, stride)
+    panel, shape = aligned(size, stride), (together, stride)
     tail = (np.empty(GROUP, np.int32), np.empty(GROUP, np.float32), np.empty(GROUP, np.float32))
     # Separate arrays: rows of one array cost 7 times as long, as the compiler cannot tell them apart. And few views,
     # as each costs the counting of its references.
@@ -256,7 +257,7 @@ def solve_cg(
 @njit(nogil=True, cache=True, error_model="numpy")
 def partial_rest(source, stride, indices, weights, targets, p):
     """Return P'(t - W P p) and p'P't of some of a row's entries."""
-    panel = np.empty((GROUP, stride), np.float32)
+    panel = aligned(GROUP, stride)
     tail = (np.empty(GROUP, np.int32), np.empty(GROUP, np.float32), np.empty(GROUP, np.float32))
     rest, part = np.zeros(p.shape[0], np.float32), np.empty(p.shape[0], np.float32)
     return rest, gather_rest(source, indices, weights, targets, 0, len(indices), p, panel, 0, tail, part, rest)

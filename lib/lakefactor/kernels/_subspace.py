@@ -9,6 +9,7 @@ from numba import njit
 from lakefactor.kernels._panel import (
     TILE_ROWS,
     add_scores,
+    aligned,
     assemble,
     dot,
     factorize,
@@ -29,13 +30,13 @@ def solve_subspace(
     block adds its part of them just before the next one needs them. A block of change d lowers the value by d'r.
     """
     k, width = x.shape[1], start.shape[0]
-    panel = np.empty((TILE_ROWS, size), np.float32)
+    panel = aligned(TILE_ROWS, size)
     longest = 0
     for row in rows:
         longest = max(longest, indptr[row + 1] - indptr[row])
     scores, errors = np.empty(longest, np.float32), np.empty(longest, np.float32)
     solution, product, regs = np.zeros(width, np.float32), np.empty(width, np.float32), np.zeros(width, np.float32)
-    matrix, segment = np.empty((size, size), np.float32), np.empty((size, size), np.float32)
+    matrix, segment = aligned(size, size), aligned(size, size)
     rest, change, part = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     diagonal, pivots, inverses = np.empty(size, np.float32), np.empty(size, np.float32), np.empty(size, np.float32)
     for row in rows:

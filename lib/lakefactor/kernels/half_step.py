@@ -94,8 +94,8 @@ def half_step(system: System, source: Float32s, gramian: Float32s, x: Float32s, 
     k, biased = source.shape[1], bool(system.biased)
     kernel, size, columns, width = _plan(method, k)
     base, padded = pad_matrix(gramian, columns, width), pad_columns(source, columns, width)
-    own = pad_columns(x, columns, width)[:, : columns[-1] + 1]
-    own = x if own.shape[1] == k else np.ascontiguousarray(own)
+    reach = int(columns[-1]) + 1
+    own = x if reach == k else np.ascontiguousarray(pad_columns(x, columns, width)[:, :reach])
     degrees = np.diff(system.indptr)
     values, offsets = np.empty(len(x), np.float64), np.zeros(len(x), np.float64)
     indptr, indices, weights, targets, reg, reg_last = (_writeable(getattr(system, name)) for name in _FIELDS)

@@ -8,24 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timezone
-from functools import reduce
 
 from pydantic import BaseModel, ConfigDict
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import SparkSession
 
-from lakefactor import config as settings
 from lakefactor.config import Config
-from lakefactor.contracts import IdType
-from lakefactor.errors import ConfigError
 from lakefactor.pipelines import interactions
 from lakefactor.pipelines.interactions import InteractionsResult
-from lakefactor.spark.files import refused
-from lakefactor.spark.identity import count_identical, identified_events, identified_rejects
-from lakefactor.spark.sources import RawRows, read_sources, source_names
+from lakefactor.spark.judging import judge_rows
+from lakefactor.spark.sources import decide_id_types, read_sources, source_names
 from lakefactor.spark.tables import Tables
-from lakefactor.spark.validation import check_rows
-from lakefactor.types import SIDES, Side
 
 
 class IngestResult(BaseModel):
@@ -87,49 +79,21 @@ def run(spark: SparkSession, config: Config, paths: Sequence[str]) -> IngestResu
     now = datetime.now(timezone.utc)
     tables = Tables(spark, config.tables)
     raw = read_sources(spark, config.ingest, paths)
-    id_types = _id_types(tables, config.tables, raw)
-    checked = (check_rows(rows, config.ingest, id_types, now) for rows in raw)
-    counted = count_identical(reduce(DataFrame.unionByName, checked)).persist()
+    id_types = decide_id_types(tables, config.tables, raw)
+    judged = judge_rows(raw, source_names(spark, raw), config.ingest, id_types, now)
     try:
-        with refused("the input cannot be read to its end", condition="FAILED_READ_FILE"):
-            found = (
-                counted.groupBy("reason").agg(F.sum("copies").alias("rows")).orderBy(F.desc("rows"), "reason").collect()
-            )
-        read = sum(row["rows"] for row in found)
-        reasons = {row["reason"]: row["rows"] for row in found if row["reason"] is not None}
-        sources = source_names(spark, raw)
         tables.ensure("rejects")
         tables.ensure("events", *id_types)
-        if reasons:
-            tables.merge_new("rejects", identified_rejects(counted, sources, now), ["reject_id"])
-        accepted = tables.merge_new("events", identified_events(counted, sources, now), ["event_id"])
+        if judged.reasons:
+            tables.merge_new("rejects", judged.rejects, ["reject_id"])
+        accepted = tables.merge_new("events", judged.events, ["event_id"])
     finally:
-        counted.unpersist()
-    rejected = sum(reasons.values())
+        judged.unpersist()
     return IngestResult(
-        read=read,
+        read=judged.read,
         accepted=accepted,
-        duplicates=read - accepted - rejected,
-        rejected=rejected,
-        reasons=reasons,
+        duplicates=judged.read - accepted - judged.rejected,
+        rejected=judged.rejected,
+        reasons=judged.reasons,
         interactions=interactions.run(spark, config),
     )
-
-
-def _id_types(tables: Tables, config: settings.Tables, raw: Sequence[RawRows]) -> tuple[IdType, IdType]:
-    """Decide the types of ids: as `events` has them, else as configured, else as the input has them."""
-    existing = dict(zip(SIDES, tables.id_types("events"), strict=True)) if tables.exists("events") else {}
-
-    def decide(side: Side) -> IdType:
-        configured = config.user_id_type if side == "user" else config.item_id_type
-        if side not in existing:
-            observed: IdType = "long" if all(rows.integral_ids[side] for rows in raw) else "string"
-            return observed if configured == "auto" else configured
-        if configured not in ("auto", existing[side]):
-            raise ConfigError(
-                f"tables.{side}_id_type is {configured}, but {side}_id of table events at "
-                f"{tables.path_or_name('events')} is {existing[side]}; set it to auto, or use another tables.root"
-            )
-        return existing[side]
-
-    return decide("user"), decide("item")

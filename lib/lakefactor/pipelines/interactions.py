@@ -75,7 +75,8 @@ def run(spark: SparkSession, config: Config) -> InteractionsResult:
     made_from = {"events": tables.uid("events"), "events_version": version, "settings": _settings(config)}
     recorded = tables.commit_metadata("interactions")
     if recorded.get("made_from") != made_from:
-        pairs = _pairs(tables.read("events", version), config).persist()
+        events = tables.read("events", version)
+        pairs = pairs_of(events, config, Span.of(events)).persist()
         try:
             recorded = {"made_from": made_from, "counts": _counts(pairs)}
             tables.overwrite("interactions", pairs.where("kept").drop("kept"), recorded)
@@ -84,6 +85,15 @@ def run(spark: SparkSession, config: Config) -> InteractionsResult:
     return InteractionsResult(
         events_version=version, interactions_version=tables.version("interactions"), **recorded["counts"]
     )
+
+
+def kept_pairs(events: DataFrame, config: Config) -> DataFrame:
+    """Return ``user_id, item_id`` of the pairs among some users' events that `run` would keep.
+
+    All events of these users must be there. Which pairs are kept does not depend on the newest event of the table,
+    from which decay is measured: it scales all events of a pair alike.
+    """
+    return pairs_of(events, config, Span.of(events)).where("kept").select(*PAIR)
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -95,15 +105,19 @@ def _settings(config: Config) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Span:
-    """What all events have in common: their types, and oldest and newest time (epoch microseconds, None: no times)."""
+class Span:
+    """What all events have in common: their types, and oldest and newest time (epoch microseconds, None: no times).
+
+    Decay is measured back from the newest; events that are newer still weigh more than 1.
+    """
 
     types: frozenset[str]
     oldest: int | None
     newest: int | None
 
     @classmethod
-    def of(cls, events: DataFrame) -> _Span:
+    def of(cls, events: DataFrame) -> Span:
+        """Look at all rows of `events`."""
         found = events.agg(
             F.collect_set("event_type").alias("types"),
             F.unix_micros(F.min("event_time")).alias("oldest"),
@@ -113,14 +127,24 @@ class _Span:
         return cls(frozenset(found["types"]), found["oldest"], found["newest"])
 
 
-def _pairs(events: DataFrame, config: Config) -> DataFrame:
-    """Return the columns of `interactions`, and whether the pair is `kept`, for every pair that has events."""
-    span = _Span.of(events)
+def pairs_of(events: DataFrame, config: Config, span: Span, *by: str) -> DataFrame:
+    """Return the columns of `interactions`, and whether the pair is `kept`, for every pair that has events.
+
+    Parameters
+    ----------
+    events : DataFrame
+        Rows of `events`; of a pair all that are to count.
+    config : Config
+    span : Span
+        Of the events that times are measured against; of `events` itself for the table `interactions`.
+    *by : str
+        More columns that tell pairs apart; the result has them too.
+    """
     explicit = config.feedback == "explicit"
     strength = _last_value() if explicit else _scaled_sum(span, config)
     pairs = (
-        _with_counts(events, span, config.ingest.delete_event_type)
-        .groupBy(*PAIR)
+        _with_counts(events, span, config.ingest.delete_event_type, [*PAIR, *by])
+        .groupBy(*PAIR, *by)
         .agg(
             strength.alias("strength"),
             F.count_if("counts").alias("n_events"),
@@ -131,16 +155,16 @@ def _pairs(events: DataFrame, config: Config) -> DataFrame:
     return pairs.withColumn("kept", kept)
 
 
-def _with_counts(events: DataFrame, span: _Span, delete: str) -> DataFrame:
+def _with_counts(events: DataFrame, span: Span, delete: str, pair: list[str]) -> DataFrame:
     """Add an event's `place` in time, and whether it `counts`: it is after the last delete of its pair."""
     arrival = F.when(F.col("event_time").isNull(), F.col("ingested_at"))
     placed = events.withColumn("place", F.struct("event_time", arrival.alias("arrival")))
     if delete not in span.types:
         return placed.withColumn("counts", F.lit(True))
     is_delete = F.col("event_type") == delete
-    last_deletes = placed.where(is_delete).groupBy(*PAIR).agg(F.max("place").alias("deleted_at"))
+    last_deletes = placed.where(is_delete).groupBy(*pair).agg(F.max("place").alias("deleted_at"))
     counts = ~is_delete & (F.col("deleted_at").isNull() | (F.col("place") > F.col("deleted_at")))
-    return placed.join(last_deletes, list(PAIR), "left").withColumn("counts", counts)
+    return placed.join(last_deletes, pair, "left").withColumn("counts", counts)
 
 
 def _last_value() -> Column:
@@ -148,7 +172,7 @@ def _last_value() -> Column:
     return F.max_by("value", F.when(F.col("counts"), F.struct("place", "ingested_at", F.hex("event_id"))))
 
 
-def _scaled_sum(span: _Span, config: Config) -> Column:
+def _scaled_sum(span: Span, config: Config) -> Column:
     """Return the decayed, weighted, scaled sum of a pair's events."""
     weights = config.ingest.event_weights
     if unknown := sorted(span.types - {*weights, config.ingest.delete_event_type}):

@@ -21,6 +21,8 @@ class ModelRecord:
     config: Config
     interactions_version: int
     mean: float
+    min_strength: float
+    max_strength: float
 
 
 def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
@@ -39,7 +41,12 @@ def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
         wanted = f"model version {model_version!r}" if model_version else "any model version"
         raise TableError(f"table models does not hold {wanted}; 'lakefactor query models' lists what there is")
     return ModelRecord(
-        row.model_version, Config.model_validate_json(row.config), row.input_versions["interactions"], row["mean"]
+        row.model_version,
+        Config.model_validate_json(row.config),
+        row.input_versions["interactions"],
+        row["mean"],
+        row.min_strength,
+        row.max_strength,
     )
 
 
@@ -49,3 +56,15 @@ def live_version(tables: Tables) -> str | None:
         return None
     row = tables.read("live_model").where(F.col("name") == LIVE_NAME).first()
     return None if row is None else str(row.model_version)
+
+
+def readable_versions(tables: Tables) -> set[str]:
+    """Return the versions that may still be read: the live one, the one to roll back to, and the newest."""
+    versions: set[str | None] = set()
+    if tables.exists("live_model"):
+        live = tables.read("live_model").where(F.col("name") == LIVE_NAME).first()
+        versions |= {live.model_version, live.previous_version} if live else set()
+    if tables.exists("models"):
+        row = tables.read("models").orderBy(F.desc("created_at"), F.desc("model_version")).first()
+        versions |= {row.model_version} if row else set()
+    return {version for version in versions if version is not None}

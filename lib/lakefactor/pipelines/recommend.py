@@ -8,9 +8,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
+from lakefactor.contracts import literal
 from lakefactor.errors import TableError, UnknownIdError
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.catalogue import Catalogue, collect_catalogue
+from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.scoring import similar_items, top_items
 from lakefactor.spark.tables import Tables
 
@@ -45,8 +47,8 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
         raise TableError("no model is published; run 'lakefactor publish', or name one with --model-version")
     record = newest(tables, version)
     of_version = F.col("model_version") == version
-    item_factors = tables.read("item_factors").where(of_version)
-    user_factors = tables.read("user_factors").where(of_version)
+    item_factors = read_factors(tables, "item", version)
+    user_factors = read_factors(tables, "user", version)
     users = _wanted_users(user_factors, config.recommend.users, version)
     catalogue = collect_catalogue(item_factors)
     _refuse_unknown_items(catalogue, config)
@@ -96,17 +98,7 @@ def _replace(tables: Tables, table: str, rows: DataFrame, version: str, users: t
     stamped = rows.select(
         F.lit(version).alias("model_version"), *rows.columns, F.current_timestamp().alias("created_at")
     )
-    predicate = f"model_version = {_literal(version)}"
+    predicate = f"model_version = {literal(version)}"
     if users:
-        predicate += f" AND cast(user_id AS STRING) IN ({', '.join(map(_literal, users))})"
+        predicate += f" AND cast(user_id AS STRING) IN ({', '.join(map(literal, users))})"
     tables.replace_where(table, stamped, predicate)
-
-
-def _literal(text: str) -> str:
-    r"""Return a SQL string literal.
-
-    >>> print(_literal(r"it's a \ test"))
-    'it\'s a \\ test'
-    """
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

@@ -42,8 +42,8 @@ class Lake:
         """Return the folder or URI of `table`."""
         return f"{self._root.rstrip('/')}/{table}"
 
-    def open(self, table: str) -> DeltaTable:
-        """Return the newest version of `table`.
+    def open(self, table: str, version: int | None = None) -> DeltaTable:
+        """Return `table` at a version, or at its newest.
 
         Raises
         ------
@@ -51,7 +51,7 @@ class Lake:
             It does not exist, or cannot be read.
         """
         try:
-            return DeltaTable(self.uri(table))
+            return DeltaTable(self.uri(table), version=version)
         except TableNotFoundError:
             command = WRITTEN_BY.get(table)
             advice = f"'lakefactor {command}' creates it" if command else "no command creates it"
@@ -72,13 +72,15 @@ class Lake:
         """Return the Arrow schema of `table`."""
         return pa.schema(self.open(table).schema().to_arrow())
 
-    def dataset(self, table: str, where: pc.Expression | None = None) -> ds.Dataset:
-        """Return `table` as a dataset; files and row groups that cannot match `where` are never read.
+    def dataset(self, table: str, where: pc.Expression | None = None, version: int | None = None) -> ds.Dataset:
+        """Return `table`, at a version or at its newest, as a dataset.
+
+        Files and row groups that cannot match `where` are never read.
 
         A table with deletion vectors is beyond pyarrow's reader, so delta-rs streams it whole and the matching rows are
         held in memory; lakefactor creates its tables without them.
         """
-        opened = self.open(table)
+        opened = self.open(table, version)
         try:
             if "deletionVectors" not in (opened.protocol().reader_features or ()):
                 dataset = opened.to_pyarrow_dataset()
@@ -89,7 +91,9 @@ class Lake:
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise self._unreadable(table, error) from error
 
-    def rows(self, table: str, columns: Sequence[str], where: pc.Expression | None = None) -> pa.Table:
+    def rows(
+        self, table: str, columns: Sequence[str], where: pc.Expression | None = None, version: int | None = None
+    ) -> pa.Table:
         """Return `columns` of the rows that match `where`, in no particular order.
 
         Raises
@@ -97,7 +101,7 @@ class Lake:
         TableError
             The table or a column of it is missing, or its files cannot be read.
         """
-        dataset = self.dataset(table, where)
+        dataset = self.dataset(table, where, version)
         if missing := [name for name in columns if name not in dataset.schema.names]:
             raise TableError(f"table {table} at {self.uri(table)} lacks the columns {', '.join(missing)}; migrate it")
         try:

@@ -16,6 +16,7 @@ from lakefactor.config import Tables
 from lakefactor.errors import InputError, TableError, UnknownIdError
 from lakefactor.query.ids import guesses, parse_id, quoted
 from lakefactor.query.lake import Lake
+from lakefactor.query.live_factors import LIVE_VIEWS, live_rows, live_view
 from lakefactor.query.sql import select
 from lakefactor.types import Side
 
@@ -114,7 +115,7 @@ class Reader:
         Returns
         -------
         pyarrow.Table
-            ``model_version, user_id|item_id, factors, bias, n_entries, updated_at, batch_id``.
+            ``model_version, user_id|item_id, factors, bias, n_entries, updated_at, batch_id``, as the stream left it.
         """
         if user is not None and item is None:
             return self._factors("user", user, self._version(model_version))
@@ -169,9 +170,11 @@ class Reader:
     def sql(self, query: str) -> pa.Table:
         """Return the answer of one SELECT in DuckDB's SQL, over the tables by their names.
 
+        ``live_user_factors`` and ``live_item_factors`` are the factors of the live version, as the stream left them.
         Nothing but the tables can be read, and nothing can be written.
         """
-        return select(self._lake, query)
+        views = [name for name in LIVE_VIEWS if name in query.lower()]
+        return select(self._lake, query, {name: live_view(self._lake, name, self._version(None)) for name in views})
 
     def _list(
         self,
@@ -199,10 +202,8 @@ class Reader:
 
     def _factors(self, side: Side, given: str | int, version: str) -> pa.Table:
         table = f"{side}_factors"
-        columns = ("model_version", f"{side}_id", "factors", "bias", "n_entries", "updated_at", "batch_id")
         wanted = self._id(table, side, given)
-        of_version = pc.field("model_version") == version
-        rows = self._lake.rows(table, columns, of_version & (pc.field(f"{side}_id") == wanted))
+        rows = live_rows(self._lake, side, wanted, version)
         if not rows.num_rows:
             raise self._unknown(table, side, wanted, version)
         return rows
@@ -243,10 +244,7 @@ class Reader:
         return model_version
 
     def _live_version(self) -> str | None:
-        if not self._lake.exists("live_model"):
-            return None
-        rows = self._lake.rows("live_model", ["model_version"], pc.field("name") == LIVE_NAME)
-        return rows["model_version"][0].as_py() if rows.num_rows else None
+        return live_version(self._lake)
 
     def _evaluations(self) -> dict[str, dict[str, Any]]:
         """Return ``{model_version: {"split": ..., "model": {metric: value}, "popularity": ...}}`` of the newest."""
@@ -261,6 +259,14 @@ class Reader:
             name = f"{row['metric']}_at_{row['k']}" if row["k"] else row["metric"]
             known.setdefault(row["recommender"], {})[name] = row["value"]
         return newest
+
+
+def live_version(lake: Lake) -> str | None:
+    """Return the model version that readers use now; None: none is published."""
+    if not lake.exists("live_model"):
+        return None
+    rows = lake.rows("live_model", ["model_version"], pc.field("name") == LIVE_NAME)
+    return rows["model_version"][0].as_py() if rows.num_rows else None
 
 
 def _checked(limit: int | None) -> int | None:

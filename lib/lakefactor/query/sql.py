@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import duckdb
 import pyarrow as pa
 
 from lakefactor import contracts
 from lakefactor.errors import InputError
 from lakefactor.query.lake import Lake
+from lakefactor.query.live_factors import LIVE_VIEWS
 
 _LOCKED: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,  # no files, no network, no extensions
@@ -19,7 +22,7 @@ _LOCKED: dict[str, str | bool | int | float | list[str]] = {
 _READING = {duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN}
 
 
-def select(lake: Lake, query: str) -> pa.Table:
+def select(lake: Lake, query: str, views: Mapping[str, str]) -> pa.Table:
     """Run one SELECT over the tables of `lake`, by their names.
 
     Parameters
@@ -27,6 +30,8 @@ def select(lake: Lake, query: str) -> pa.Table:
     lake : Lake
     query : str
         DuckDB SQL. Filters and columns are pushed down to the files.
+    views : mapping of str to str
+        More names that the query may use, each with its SELECT over the tables.
 
     Raises
     ------
@@ -35,7 +40,8 @@ def select(lake: Lake, query: str) -> pa.Table:
     TableError
         A table that the query names is missing or cannot be read.
     """
-    named = [name for name in contracts.names() if name in query.lower()]
+    text = "\n".join([query, *views.values()]).lower()
+    named = [name for name in contracts.names() if name in text]
     with duckdb.connect(config=_LOCKED) as connection:
         try:
             statements = duckdb.extract_statements(query)
@@ -44,13 +50,15 @@ def select(lake: Lake, query: str) -> pa.Table:
             for name in named:
                 if lake.exists(name):
                     connection.register(name, lake.dataset(name))
+            for name, view in views.items():
+                connection.execute(f"CREATE VIEW {name} AS {view}")
             return connection.sql(query).to_arrow_table()
         except duckdb.Error as error:
             for name in named:
                 if isinstance(error, duckdb.CatalogException) and f"name {name} " in str(error):
                     lake.open(name)  # says which command creates it
             reason = str(error).splitlines()[0]
-            tables = ", ".join(contracts.names())
+            tables = ", ".join([*contracts.names(), *LIVE_VIEWS])
             raise InputError(f"DuckDB refused the query: {reason}; the tables are {tables}") from error
 
 

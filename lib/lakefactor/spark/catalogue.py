@@ -67,10 +67,10 @@ def collect_catalogue(item_factors: DataFrame) -> Catalogue:
     TableError
         There are none.
     """
-    table = item_factors.select("item_id", "factors", "bias", "n_entries").toArrow().sort_by("item_id")
+    table = item_factors.select("item_id", "factors", "bias", "n_entries").toArrow()
     if not table.num_rows:
         raise TableError("the model version has no item factors; train again (lakefactor train)")
-    columns = table.combine_chunks()
+    columns = table.sort_by("item_id").combine_chunks()
     return Catalogue(
         ids=_one_array(columns["item_id"]),
         factors=matrix(_one_array(columns["factors"])),
@@ -88,6 +88,16 @@ def matrix(lists: pa.Array) -> NDArray[np.float32]:
     """
     values = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
     return values.reshape(len(lists), -1) if len(lists) else np.empty((0, 0), np.float32)
+
+
+def as_lists(rows: NDArray[np.float32]) -> pa.Array:
+    """Return a float32 matrix as a column of lists, one for each row.
+
+    >>> as_lists(np.array([[1, 2], [3, 4]], np.float32)).to_pylist()
+    [[1.0, 2.0], [3.0, 4.0]]
+    """
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.ascontiguousarray(rows).ravel()))
 
 
 def csr_columns(

@@ -6,7 +6,7 @@ Goes through Hadoop's file systems, so that whatever Spark can read can be liste
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -83,6 +83,38 @@ def find_files(spark: SparkSession, paths: Sequence[str], declared_format: str) 
     return _each_once(sets + _sets(single, declared_format))
 
 
+def group_files(paths: Sequence[str], declared_format: str, base: str) -> list[FileSet]:
+    """Group files below the folder `base`, none of them empty, by format; see `find_files`."""
+    return _sets([_File(path, length=1) for path in paths], declared_format, base)
+
+
+def check_folder(spark: SparkSession, asked: str, declared_format: str) -> str:
+    """Return the qualified path of a folder of files, which may be empty.
+
+    Raises
+    ------
+    InputError
+        There is no folder, or it is or holds a Delta table, or the format of a file in it cannot be told.
+    """
+    with refused(f"input {asked} cannot be listed"):
+        path = _jvm(spark).org.apache.hadoop.fs.Path(asked)
+        files = path.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
+        folder = files.makeQualified(path)
+        if not (files.exists(folder) and files.getFileStatus(folder).isDirectory()):
+            raise InputError(f"no folder is at {folder.toString()}; create it, or correct the path")
+        if _is_delta(files, folder):
+            raise InputError(f"input folder {folder.toString()} is a Delta table, not a folder of files")
+        _sets([file for file in _below(files, folder) if file.length], declared_format)
+    return str(folder.toString())
+
+
+def missing_files(spark: SparkSession, uris: Iterable[str]) -> list[str]:
+    """Return the paths of those files that are not there, in order."""
+    jvm, hadoop_conf = _jvm(spark), spark.sparkContext._jsc.hadoopConfiguration()
+    paths = [jvm.org.apache.hadoop.fs.Path(jvm.java.net.URI(uri)) for uri in uris]
+    return sorted(path.toString() for path in paths if not path.getFileSystem(hadoop_conf).exists(path))
+
+
 def _each_once(sets: list[FileSet]) -> list[FileSet]:
     """Leave out files that an earlier set, or the same one, holds already."""
     seen: set[str] = set()
@@ -111,6 +143,17 @@ def header_of(spark: SparkSession, path: str, delimiter: str) -> tuple[str, ...]
         finally:
             stream.close()
     return None if line is None else tuple(next(csv.reader([line.removeprefix("\ufeff")], delimiter=delimiter)))
+
+
+def without_patterns(path: str) -> str:
+    r"""Escape the signs that would make a path a pattern.
+
+    Spark's own option for that, `__globPaths__`, reads N such paths N times each.
+
+    >>> without_patterns("in/[1]")
+    'in/\\[1\\]'
+    """
+    return "".join(f"\\{sign}" if sign in "*?[]{}\\" else sign for sign in path)
 
 
 @contextmanager

@@ -45,14 +45,13 @@ def top_items(
     else:
         lists = seen.groupBy("user_id").agg(F.collect_list("item_id").alias("seen"))
         with_seen = users.join(lists, "user_id", "left")
-    allowed = _allowed(catalogue, config)
+    allowed = allowed_items(catalogue, config)
     shared = users.sparkSession.sparkContext.broadcast((catalogue, allowed))
 
     def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         catalogue, allowed = shared.value
         for batch in batches:
-            for start in range(0, batch.num_rows, config.user_block_rows):
-                yield _top_of_block(batch.slice(start, config.user_block_rows), catalogue, allowed, mean, config)
+            yield from top_of_users(batch, catalogue, allowed, mean, config)
 
     schema = f"user_id {user_type}, position int, item_id {_spark_type(catalogue.ids.type)}, score float"
     return with_seen.select("user_id", "factors", "bias", "seen").mapInArrow(on_partition, schema)
@@ -75,29 +74,68 @@ def similar_items(spark: SparkSession, catalogue: Catalogue, n: int, item_type: 
     DataFrame
         ``item_id, position, similar_item_id, similarity`` in [-1, 1]. Lazy.
     """
-    norms = np.linalg.norm(catalogue.factors, axis=1, keepdims=True)
-    directions = (catalogue.factors / np.where(norms > 0, norms, 1)).astype(np.float32)
-    shared = spark.sparkContext.broadcast((catalogue.ids, directions))
+    shared = spark.sparkContext.broadcast((catalogue.ids, directions(catalogue)))
     blocks = -(-len(catalogue.ids) // SIMILAR_BLOCK_ROWS)
 
     def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        from lakefactor.kernels import top_n
-
-        ids, directions = shared.value
+        ids, toward = shared.value
         for batch in batches:
             for block in batch["id"].to_pylist():
                 rows = np.arange(block * SIMILAR_BLOCK_ROWS, min((block + 1) * SIMILAR_BLOCK_ROWS, len(ids)))
-                itself = (np.arange(len(rows) + 1), rows.astype(np.int32))
-                scores, columns = top_n(directions[rows], directions, None, n, *itself)
-                names = ["item_id", "position", "similar_item_id", "similarity"]
-                yield _ranked(ids.take(pa.array(rows)), ids, np.clip(scores, -1, 1), columns, names)
+                yield similar_of_items(rows, ids, toward, n)
 
     schema = f"item_id {item_type}, position int, similar_item_id {item_type}, similarity float"
     partitions = min(blocks, spark.sparkContext.defaultParallelism)
     return spark.range(0, blocks, 1, partitions).mapInArrow(on_partition, schema)
 
 
-def _allowed(catalogue: Catalogue, config: Recommend) -> NDArray[np.bool_] | None:
+def top_of_users(
+    users: pa.RecordBatch, catalogue: Catalogue, allowed: NDArray[np.bool_] | None, mean: float, config: Recommend
+) -> Iterator[pa.RecordBatch]:
+    """Yield the best items of some users, block by block, in this process.
+
+    Parameters
+    ----------
+    users : pyarrow RecordBatch
+        ``user_id, factors, bias, seen``; ``seen`` holds lists of item ids, null or empty where nothing is left out.
+    catalogue, mean, config
+        As for `top_items`.
+    allowed : bool ndarray, shape (m,), or None
+        As `allowed_items` returns it.
+    """
+    for start in range(0, users.num_rows, config.user_block_rows):
+        yield _top_of_block(users.slice(start, config.user_block_rows), catalogue, allowed, mean, config)
+
+
+def similar_of_items(rows: NDArray[np.int64], ids: pa.Array, toward: NDArray[np.float32], n: int) -> pa.RecordBatch:
+    """Return the items most similar to some rows of the catalogue, in this process.
+
+    Parameters
+    ----------
+    rows : int64 ndarray
+        Row numbers in the catalogue, ascending.
+    ids : pyarrow Array, length m
+        Ids of the catalogue.
+    toward : float32 ndarray, shape (m, k)
+        Its `directions`.
+    n : int
+        Similar items per item.
+    """
+    from lakefactor.kernels import top_n
+
+    itself = (np.arange(len(rows) + 1), rows.astype(np.int32))
+    scores, columns = top_n(toward[rows], toward, None, n, *itself)
+    names = ["item_id", "position", "similar_item_id", "similarity"]
+    return _ranked(ids.take(pa.array(rows)), ids, np.clip(scores, -1, 1), columns, names)
+
+
+def directions(catalogue: Catalogue) -> NDArray[np.float32]:
+    """Return item factors divided by their length, float32, shape (m, k); zeros stay zeros."""
+    norms = np.linalg.norm(catalogue.factors, axis=1, keepdims=True)
+    return (catalogue.factors / np.where(norms > 0, norms, 1)).astype(np.float32)
+
+
+def allowed_items(catalogue: Catalogue, config: Recommend) -> NDArray[np.bool_] | None:
     """Return which items may be recommended, bool, shape (m,); None: all."""
     if not config.allow_items and not config.deny_items:
         return None

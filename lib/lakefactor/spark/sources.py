@@ -25,14 +25,19 @@ from pyspark.sql.types import (
     TimestampType,
 )
 
+from lakefactor import config as settings
 from lakefactor.config import Ingest
-from lakefactor.errors import InputError
-from lakefactor.spark.files import FileSet, find_files, header_of, refused
-from lakefactor.spark.roles import Roles, assign_roles
+from lakefactor.contracts import IdType
+from lakefactor.errors import ConfigError, InputError
+from lakefactor.spark.files import FileSet, find_files, header_of, refused, without_patterns
+from lakefactor.spark.roles import Roles, assign_message_roles, assign_roles
+from lakefactor.spark.tables import Tables
 from lakefactor.types import SIDES, Side
 
 SOURCE = "_lakefactor_source"
 LINE = "_lakefactor_line"
+TEXT = "_lakefactor_text"
+POSITION = "_lakefactor_position"
 HEADERLESS_COLUMNS = ("user", "item", "value", "time")
 
 _READABLE: dict[str, tuple[str, tuple[type[DataType], ...]]] = {
@@ -44,19 +49,22 @@ _READABLE: dict[str, tuple[str, tuple[type[DataType], ...]]] = {
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows of files that have the same columns.
+    """Rows of files, or messages, that have the same columns.
 
     Attributes
     ----------
     frame : DataFrame
         The source's own columns, SOURCE (xxhash64 of the file's URI), and LINE (text of a malformed line, else null).
+        Messages also have TEXT (as they were found) and POSITION (offset).
     columns : tuple of str
         The source's own columns.
     roles : Roles
     integral_ids : dict of Side to bool
         Whether a side's ids are integers by the file's own types; never true of CSV.
     files : FileSet
-        The files that the rows are from.
+        The files, or the topic, that the rows are from.
+    value_may_be_empty : bool
+        Whether an empty value means 1; else the row is refused.
     """
 
     frame: DataFrame
@@ -64,6 +72,7 @@ class RawRows:
     roles: Roles
     integral_ids: dict[Side, bool]
     files: FileSet
+    value_may_be_empty: bool
 
 
 def read_sources(spark: SparkSession, ingest: Ingest, paths: Sequence[str]) -> list[RawRows]:
@@ -76,13 +85,56 @@ def read_sources(spark: SparkSession, ingest: Ingest, paths: Sequence[str]) -> l
     """
     raw = []
     for files in find_files(spark, paths, ingest.format):
-        if files.format == "csv":
-            raw += _read_csv(spark, files, ingest)
-        elif files.format == "json":
-            raw.append(_read_json(spark, files, ingest))
-        else:
-            raw.append(_read_typed(spark, files, ingest))
+        found = read_files(spark, ingest, files)
+        if not found:
+            raise InputError(f"input {files.place} has no lines; give a file with rows")
+        raw += found
     return raw
+
+
+def read_files(spark: SparkSession, ingest: Ingest, files: FileSet) -> list[RawRows]:
+    """Read one set of files: CSV by header, and nothing where CSV files have no lines; other formats together."""
+    if files.format == "csv":
+        return _read_csv(spark, files, ingest)
+    return [_read_json(spark, files, ingest) if files.format == "json" else _read_typed(spark, files, ingest)]
+
+
+def read_messages(messages: DataFrame, topic: str, keys: Sequence[str], ingest: Ingest) -> RawRows:
+    """Read messages that are JSON objects, as JSON lines are read; others are malformed.
+
+    What becomes of a message does not depend on the others: one without a value has the value 1, unless
+    ``ingest.value_column`` says that there is to be one (and no ``ingest.type_column`` that there need not be).
+
+    Parameters
+    ----------
+    messages : DataFrame
+        ``partition, offset, text``.
+    topic : str
+        Names the source of every row, ``kafka:topic/partition``, and nothing else.
+    keys : sequence of str
+        Keys that any of the messages has.
+    ingest : Ingest
+
+    Raises
+    ------
+    InputError
+        Several keys could be the user's, the item's, ...
+    """
+    place = f"kafka:{topic}"
+    roles = assign_message_roles(sorted(keys), ingest, place)
+    columns = tuple(name for name in (roles.user, roles.item, roles.value, roles.time, roles.type) if name is not None)
+    options = {"columnNameOfCorruptRecord": LINE}
+    fields = F.from_json("text", _text_schema(columns), options)
+    no_object = F.json_object_keys("text").isNull()
+    frame = messages.select(
+        *(fields.getField(name).alias(name) for name in columns),
+        F.when(no_object, F.coalesce("text", F.lit(""))).otherwise(fields.getField(LINE)).alias(LINE),
+        F.xxhash64(F.concat(F.lit(f"{place}/"), "partition")).alias(SOURCE),
+        F.col("text").alias(TEXT),
+        F.col("offset").alias(POSITION),
+    )
+    may_be_empty = not ingest.value_column or bool(ingest.type_column)
+    return RawRows(frame, columns, roles, dict.fromkeys(SIDES, False), FileSet("kafka", (place,)), may_be_empty)
 
 
 def source_names(spark: SparkSession, raw: Sequence[RawRows]) -> DataFrame:
@@ -93,10 +145,35 @@ def source_names(spark: SparkSession, raw: Sequence[RawRows]) -> DataFrame:
             paths = spark.createDataFrame([(rows.files.place,)], "path string")
             uri = F.col("path")
         else:  # Spark lists the files without opening them, and names them as it does in their rows
-            paths = _reader(spark, replace(rows.files, format="binaryFile")).load(list(rows.files.paths))
+            paths = _load(_reader(spark, replace(rows.files, format="binaryFile")), rows.files.paths)
             uri = _uri(paths)
         names.append(paths.select(F.xxhash64(uri).alias("source_hash"), F.col("path").alias("source")))
     return reduce(DataFrame.unionAll, names).distinct()
+
+
+def decide_id_types(tables: Tables, config: settings.Tables, raw: Sequence[RawRows]) -> tuple[IdType, IdType]:
+    """Decide the types of ids: as table `events` has them, else as configured, else as the input has them.
+
+    Raises
+    ------
+    ConfigError
+        The configured type is not the one that `events` has.
+    """
+    existing = dict(zip(SIDES, tables.id_types("events"), strict=True)) if tables.exists("events") else {}
+
+    def decide(side: Side) -> IdType:
+        configured = config.user_id_type if side == "user" else config.item_id_type
+        if side not in existing:
+            observed: IdType = "long" if all(rows.integral_ids[side] for rows in raw) else "string"
+            return observed if configured == "auto" else configured
+        if configured not in ("auto", existing[side]):
+            raise ConfigError(
+                f"tables.{side}_id_type is {configured}, but {side}_id of table events at "
+                f"{tables.path_or_name('events')} is {existing[side]}; set it to auto, or use another tables.root"
+            )
+        return existing[side]
+
+    return decide("user"), decide("item")
 
 
 def _read_csv(spark: SparkSession, files: FileSet, ingest: Ingest) -> list[RawRows]:
@@ -106,8 +183,6 @@ def _read_csv(spark: SparkSession, files: FileSet, ingest: Ingest) -> list[RawRo
         header = header_of(spark, path, ingest.delimiter)
         if header is not None:
             by_header.setdefault(_names(header, ingest.header, path), []).append(path)
-    if not by_header:
-        raise InputError(f"input {files.place} has no lines; give a file with rows")
     raw = []
     for names, paths in by_header.items():
         reader = (
@@ -119,7 +194,7 @@ def _read_csv(spark: SparkSession, files: FileSet, ingest: Ingest) -> list[RawRo
             .option("columnNameOfCorruptRecord", LINE)
             .option("columnPruning", False)  # or else the number of fields goes unchecked
         )
-        raw.append(_raw(_with_source(reader.load(paths)), replace(files, paths=tuple(paths)), paths[0], ingest))
+        raw.append(_raw(_with_source(_load(reader, paths)), replace(files, paths=tuple(paths)), paths[0], ingest))
     return raw
 
 
@@ -142,9 +217,9 @@ def _read_json(spark: SparkSession, files: FileSet, ingest: Ingest) -> RawRows:
     """Read JSON lines: once for the columns and their types, then as text."""
     reader = _reader(spark, files).option("columnNameOfCorruptRecord", LINE)
     with refused(f"input {files.place} cannot be read as JSON lines"):
-        types = reader.load(list(files.paths)).schema
+        types = _load(reader, files.paths).schema
     schema = _text_schema([name for name in types.names if name != LINE])
-    return _raw(_with_source(reader.schema(schema).load(list(files.paths))), files, files.place, ingest, types)
+    return _raw(_with_source(_load(reader.schema(schema), files.paths)), files, files.place, ingest, types)
 
 
 def _read_typed(spark: SparkSession, files: FileSet, ingest: Ingest) -> RawRows:
@@ -154,7 +229,7 @@ def _read_typed(spark: SparkSession, files: FileSet, ingest: Ingest) -> RawRows:
             frame = spark.read.format("delta").load(files.place)
             frame = frame.withColumn(SOURCE, F.xxhash64(F.lit(files.place)))
         else:
-            frame = _with_source(_reader(spark, files).option("mergeSchema", True).load(list(files.paths)))
+            frame = _with_source(_load(_reader(spark, files).option("mergeSchema", True), files.paths))
     return _raw(frame.withColumn(LINE, F.lit(None).cast("string")), files, files.place, ingest)
 
 
@@ -178,7 +253,7 @@ def _raw(frame: DataFrame, files: FileSet, place: str, ingest: Ingest, types: St
                 f"{place}: column {column!r} is {kinds[column].simpleString()}; {side} ids are texts or 64-bit "
                 f"integers; convert it, or correct ingest.{side}_column"
             )
-    return RawRows(frame, columns, roles, integral, files)
+    return RawRows(frame, columns, roles, integral, files, value_may_be_empty=roles.type is not None)
 
 
 def _is_integral(kind: DataType) -> bool:
@@ -193,9 +268,13 @@ def _text_schema(names: Sequence[str]) -> StructType:
 
 
 def _reader(spark: SparkSession, files: FileSet) -> DataFrameReader:
-    """Return a reader of exactly the named files: brackets in their names are no pattern."""
-    reader = spark.read.format(files.format).option("__globPaths__", False)
+    """Return a reader of files whose paths are given by `_load`."""
+    reader = spark.read.format(files.format)
     return reader.option("basePath", files.base) if files.base else reader
+
+
+def _load(reader: DataFrameReader, paths: Sequence[str]) -> DataFrame:
+    return reader.load([without_patterns(path) for path in paths])
 
 
 def _with_source(frame: DataFrame) -> DataFrame:

@@ -21,7 +21,7 @@ from pyspark.sql import functions as F
 from pyspark.sql.types import LongType, StructType
 
 from lakefactor import config as settings
-from lakefactor.contracts import IdType, by_name, by_path, load
+from lakefactor.contracts import IdType, by_name, by_path, literal, load
 from lakefactor.contracts.writers import WRITTEN_BY
 from lakefactor.errors import ShapeError, TableError
 
@@ -101,9 +101,18 @@ class Tables:
         self._check(table, frame.schema, _id_types(frame.schema))
         return frame
 
+    def changes(self, table: str, first: int, last: int) -> DataFrame:
+        """Return the rows that the commits of some versions inserted, with `_commit_version`; it has a change feed."""
+        place = self.path_or_name(table)
+        reader = self._spark.read.format("delta").option("readChangeFeed", "true")
+        reader = reader.option("startingVersion", first).option("endingVersion", last)
+        with self._refused(f"the changes of table {table} at {place} from version {first} to {last} cannot be read"):
+            frame = reader.load(place) if self._root else reader.table(place)
+            return frame.where(F.col("_change_type") == "insert")
+
     def version(self, table: str) -> int:
         """Return the newest Delta version of `table`."""
-        return int(self._newest_commit(table)["version"])
+        return int(self._commit(table)["version"])
 
     def uid(self, table: str) -> str:
         """Return Delta's own id of `table`; a table that was dropped and created again has another."""
@@ -112,11 +121,26 @@ class Tables:
         assert detail is not None
         return str(detail["id"])
 
-    def commit_metadata(self, table: str) -> dict[str, Any]:
-        """Return the metadata that the newest commit of `table` was given; empty where it was given none."""
-        return json.loads(self._newest_commit(table)["userMetadata"] or "{}")
+    def commit_metadata(self, table: str, version: int | None = None) -> dict[str, Any]:
+        """Return the metadata that a commit of `table`, or its newest, was given; empty where it was given none."""
+        return json.loads(self._commit(table, version)["userMetadata"] or "{}")
 
-    def append(self, table: str, rows: DataFrame, txn: tuple[str, int] | None = None) -> None:
+    def version_with(self, table: str, metadata: Mapping[str, Any]) -> int | None:
+        """Return the version of `table` whose commit was given `metadata`; None where there is none."""
+        self._open(table)
+        history = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)}")
+        wanted = json.dumps(metadata, sort_keys=True)
+        found = history.where(F.col("userMetadata") == wanted).agg(F.max("version").alias("version")).first()
+        assert found is not None
+        return None if found["version"] is None else int(found["version"])
+
+    def append(
+        self,
+        table: str,
+        rows: DataFrame,
+        txn: tuple[str, int] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
         """Append `rows`.
 
         Parameters
@@ -127,8 +151,12 @@ class Tables:
             Has every column of the table, in any order.
         txn : (str, int), optional
             Application id and version of this write. A repeat of a pair, or a lower version, is skipped by Delta.
+        metadata : mapping, optional
+            JSON-able; kept in the commit (see `commit_metadata` and `version_with`).
         """
         writer = self._writer(table, rows)
+        if metadata is not None:
+            writer = writer.option("userMetadata", json.dumps(metadata, sort_keys=True))
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", str(txn[1]))
         writer.append()
@@ -147,18 +175,37 @@ class Tables:
         Nothing new means no new version. A key must not occur twice in `rows`. An insert-only MERGE against an empty
         table plans as an append, so there is no second way.
         """
+        return self._merge(table, rows, _same(key), "")
+
+    def merge_newer(self, table: str, rows: DataFrame, model_version: str, key: str) -> int:
+        """Insert the rows whose key is new; replace the rows of a smaller batch_id; return how many both were.
+
+        Parameters
+        ----------
+        table : str
+            Name of a contract with the columns ``model_version`` and ``batch_id``.
+        rows : DataFrame
+            Rows of `model_version` alone; a key must not occur twice.
+        model_version : str
+            Files of other versions are left out by their statistics.
+        key : str
+            Column that names a row of the version.
+        """
+        of_version = f"old.model_version = {literal(model_version)} AND {_same([key])}"
+        return self._merge(table, rows, of_version, "WHEN MATCHED AND new.batch_id > old.batch_id THEN UPDATE SET *")
+
+    def _merge(self, table: str, rows: DataFrame, condition: str, when_matched: str) -> int:
         source = f"merge_{uuid.uuid4().hex}"
-        same_key = " AND ".join(f"old.`{column}` = new.`{column}`" for column in key)
         self._conform(table, rows).createOrReplaceTempView(source)
         try:
             outcome = rows.sparkSession.sql(
-                f"MERGE INTO {self.sql_name(table)} AS old USING {source} AS new ON {same_key} "
-                "WHEN NOT MATCHED THEN INSERT *"
+                f"MERGE INTO {self.sql_name(table)} AS old USING {source} AS new ON {condition} "
+                f"{when_matched} WHEN NOT MATCHED THEN INSERT *"
             ).first()
         finally:
             rows.sparkSession.catalog.dropTempView(source)
         assert outcome is not None
-        return int(outcome["num_inserted_rows"])
+        return int(outcome["num_inserted_rows"] + outcome["num_updated_rows"])
 
     def _open(self, table: str, version: int | None = None) -> DataFrame:
         """Return the table's rows, unchecked."""
@@ -195,10 +242,15 @@ class Tables:
             raise ShapeError(f"rows for table {table} lack the columns {', '.join(missing)}")
         return rows.select(*columns)
 
-    def _newest_commit(self, table: str) -> Row:
+    def _commit(self, table: str, version: int | None = None) -> Row:
         self._open(table)
-        commit = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)} LIMIT 1").first()
-        assert commit is not None
+        history = f"DESCRIBE HISTORY {self.sql_name(table)}"
+        newest = self._spark.sql(f"{history} LIMIT 1")  # with the limit Delta reads one commit, not all
+        commit = (newest if version is None else self._spark.sql(history).where(F.col("version") == version)).first()
+        if commit is None:
+            raise TableError(
+                f"table {table} at {self.path_or_name(table)} no longer has the commit of version {version} in its log"
+            )
         return commit
 
     @contextmanager
@@ -208,6 +260,10 @@ class Tables:
             yield
         except AnalysisException as error:
             raise TableError(f"{what}: {str(error).splitlines()[0]}") from error
+
+
+def _same(key: Sequence[str]) -> str:
+    return " AND ".join(f"old.`{column}` = new.`{column}`" for column in key)
 
 
 def _id_types(schema: StructType) -> tuple[IdType, IdType]:

@@ -27,6 +27,7 @@ _ARROW = {
     "ARRAY<FLOAT>": pa.list_(pa.float32()),
     "ARRAY<DOUBLE>": pa.list_(pa.float64()),
     "MAP<STRING,BIGINT>": pa.map_(pa.string(), pa.int64()),
+    "MAP<STRING,DOUBLE>": pa.map_(pa.string(), pa.float64()),
     "MAP<STRING,STRING>": pa.map_(pa.string(), pa.string()),
 }
 _FILL = {
@@ -40,6 +41,7 @@ _FILL = {
     "ARRAY<FLOAT>": [0.0],
     "ARRAY<DOUBLE>": [0.0],
     "MAP<STRING,BIGINT>": [],
+    "MAP<STRING,DOUBLE>": [],
     "MAP<STRING,STRING>": [],
 }
 

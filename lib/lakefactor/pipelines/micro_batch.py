@@ -1,0 +1,230 @@
+"""One micro-batch: new events in, new factors of the users and items that they touch out.
+
+The order of the commits, and what each does when it is repeated, is docs/decisions/0007. A micro-batch that is run
+again finds the state from before it, since its own factors carry its number, and computes the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from lakefactor.config import Config
+from lakefactor.errors import SetupError
+from lakefactor.pipelines.fold import fold
+from lakefactor.pipelines.live import NOTHING, Learned, Live, load_live
+from lakefactor.pipelines.models import live_version
+from lakefactor.pipelines.refresh import LISTS, replace_recommendations, replace_similar_items
+from lakefactor.spark.stream_source import BatchRows, Source
+from lakefactor.spark.tables import Tables
+from lakefactor.spark.touched import events_of_items, events_of_users, events_since
+
+APP_ID = "lakefactor-stream"
+"""Delta's transactions of all streams: of two at once, Delta lets one win."""
+
+
+@dataclass
+class Steps:
+    """Seconds of each step, by name."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _began: float = field(default_factory=perf_counter)
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Time a step."""
+        began = perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - began
+
+    def with_total(self) -> dict[str, float]:
+        """Return the seconds of all steps, and since the beginning."""
+        return self.seconds | {"total": perf_counter() - self._began}
+
+
+class MicroBatches:
+    """The function that Spark calls for every micro-batch of a stream.
+
+    Parameters
+    ----------
+    spark : SparkSession
+    config : Config
+    source : Source
+    first_number : int
+        Number of the stream's first micro-batch: behind those of the streams before it.
+    done : callable
+        Gets the ledger row of every micro-batch.
+    at : callable
+        Gets the name of each commit once it is made; tests strike there.
+    """
+
+    def __init__(
+        self,
+        spark: SparkSession,
+        config: Config,
+        source: Source,
+        first_number: int,
+        done: Callable[[dict[str, Any]], None],
+        at: Callable[[str], None] = lambda step: None,
+    ) -> None:
+        self._spark, self._config, self._source, self._first = spark, config, source, first_number
+        self._done, self._at = done, at
+        self._tables = Tables(spark, config.tables)
+        self._live: Live | None = None
+        self._number = -1
+
+    def __call__(self, frame: DataFrame, spark_batch: int) -> None:
+        """Process a micro-batch.
+
+        Raises
+        ------
+        SetupError
+            Another stream has gone on with the same tables.
+        """
+        number, started, steps = self._first + spark_batch, datetime.now(timezone.utc), Steps()
+        self._fence(number)
+        with steps("read"):
+            rows = self._source.batch(frame, spark_batch, started)
+            arrived = rows.events.toArrow().combine_chunks()
+            before = self._version_before(number, rows)
+        with steps("follow"):
+            live = self._follow(number)
+            missed = self._missed(live, before, arrived.schema)
+        with steps("history"):
+            users = pc.unique(pa.concat_tables([arrived, missed])["user_id"])
+            known = events_of_users(self._spark, self._config, users, before).cast(arrived.schema)
+        fresh = arrived if rows.appended else _without(arrived, known)
+        with steps("append"):
+            self._append(rows, fresh, number)
+        learned = NOTHING
+        if live is not None and len(fresh) + len(missed):
+            history = known if rows.appended else pa.concat_tables([known, fresh])
+            new = None if rows.appended else fresh
+            of_items = partial(events_of_items, self._spark, self._tables, version=before, new=new)
+            learned = live.learn(self._spark, self._config.stream, history, missed, fresh, of_items, number, steps)
+        if live is not None and learned.updates is not None:
+            with steps("write"):
+                self._tables.append("factor_updates", self._spark.createDataFrame(learned.updates), (APP_ID, number))
+                self._at("factor_updates")
+            with steps("refresh"):
+                self._refresh(live, learned)
+        ledger = {
+            "stream": self._config.stream.name,
+            "batch_id": number,
+            "model_version": live.model_version if live else None,
+            "input_versions": {"events": before},
+            "read": rows.read,
+            "accepted": len(fresh),
+            "duplicates": rows.duplicates + len(arrived) - len(fresh),
+            "rejected": rows.rejected,
+            **learned.counts,
+            "acted": learned.acted,
+            "metrics": learned.metrics,
+            "newest_event_time": pc.max(fresh["event_time"]).as_py(),
+            "started_at": started,
+        }
+        every = self._config.stream
+        if live is not None and number % every.gramian_every == 0:
+            with steps("gramian"):
+                ledger["metrics"] = {**learned.metrics, "gramian_difference": live.model.recompute_gramians()}
+        self._finish(ledger, steps)
+        if live is not None and every.fold_every and (number + 1) % every.fold_every == 0:
+            fold(self._tables, live.model_version, batch_below=number)
+            self._at("fold")
+
+    def _fence(self, number: int) -> None:
+        """Refuse to go on behind another stream's back; Delta would skip what is numbered lower."""
+        ledger = self._tables.read("stream_ledger")
+        newest = ledger.where(F.col("batch_id") >= number).orderBy(F.desc("batch_id")).first()
+        if newest is None:
+            return
+        if newest["stream"] != self._config.stream.name or newest["batch_id"] > number:
+            raise SetupError(
+                f"stream {newest['stream']!r} has finished micro-batch {newest['batch_id']} on the same tables, so "
+                f"micro-batch {number} of stream {self._config.stream.name!r} is not processed; one stream at a time"
+            )
+
+    def _version_before(self, number: int, rows: BatchRows) -> int:
+        """Return the version of `events` that the micro-batch's history is read at.
+
+        With events that are in the table already it is the version that brought the last of them; else the newest, or,
+        where the micro-batch is repeated and its events have been appended, the one before that.
+        """
+        if rows.version is not None:
+            return rows.version
+        if self._number >= 0:  # only the first one after a start may be a repetition
+            return self._tables.version("events")
+        own = self._tables.version_with("events", self._metadata(number))
+        return self._tables.version("events") if own is None else own - 1
+
+    def _metadata(self, number: int) -> dict[str, Any]:
+        return {"stream": self._config.stream.name, "batch_id": number}
+
+    def _follow(self, number: int) -> Live | None:
+        """Return the live model as it was before this micro-batch; None where none is published yet."""
+        version = live_version(self._tables)
+        if version is None:
+            self._live = None
+        elif self._live is None or self._live.model_version != version:
+            self._tables.ensure("factor_updates", *self._tables.id_types("events"))
+            self._live = load_live(self._spark, self._config, version, number)
+        return self._live
+
+    def _missed(self, live: Live | None, before: int, schema: pa.Schema) -> pa.Table:
+        """Return the events that arrived after the training of a model that no micro-batch has updated yet."""
+        if live is None or live.updated:
+            return schema.empty_table()
+        live.updated = True
+        return events_since(self._spark, self._tables, live.trained_on, before).cast(schema)
+
+    def _refresh(self, live: Live, learned: Learned) -> None:
+        """Bring the lists of the changed users and items up to date, where `recommend` has made some."""
+        tables, updates = self._tables, learned.updates
+        if not self._config.stream.refresh or updates is None or learned.seen is None:
+            return
+        if not any(map(tables.exists, LISTS)):
+            return
+        catalogue = live.catalogue()
+        users = updates.filter(pc.equal(updates["side"], "user")).select(["user_id", "factors", "bias"])
+        seen = learned.seen.group_by("user_id").aggregate([("item_id", "list")]).rename_columns(["user_id", "seen"])
+        place = pc.index_in(users["user_id"], seen["user_id"].combine_chunks())
+        users = users.append_column("seen", seen["seen"].take(place))
+        replace_recommendations(self._spark, self._config, live.model_version, live.record.mean, catalogue, users)
+        items = updates.filter(pc.equal(updates["side"], "item"))["item_id"].combine_chunks()
+        replace_similar_items(self._spark, self._config, live.model_version, catalogue, items)
+        self._at("refresh")
+
+    def _append(self, rows: BatchRows, fresh: pa.Table, number: int) -> None:
+        """Append what was refused, and the new events, once."""
+        if rows.rejects is not None:
+            self._tables.merge_new("rejects", rows.rejects, ["reject_id"])
+            self._at("rejects")
+        if not rows.appended and len(fresh):
+            frame = self._spark.createDataFrame(fresh)
+            self._tables.append("events", frame, (APP_ID, number), self._metadata(number))
+            self._at("events")
+
+    def _finish(self, ledger: dict[str, Any], steps: Steps) -> None:
+        ledger |= {"seconds": steps.with_total(), "finished_at": datetime.now(timezone.utc)}
+        row = self._spark.createDataFrame([ledger], self._tables.read("stream_ledger").schema)
+        self._tables.append("stream_ledger", row, (APP_ID, ledger["batch_id"]))
+        self._at("stream_ledger")
+        self._number = ledger["batch_id"]
+        self._done(ledger)
+
+
+def _without(arrived: pa.Table, known: pa.Table) -> pa.Table:
+    """Return the events whose id is not among those known."""
+    return arrived.filter(pc.invert(pc.is_in(arrived["event_id"], known["event_id"].combine_chunks())))

@@ -1,0 +1,97 @@
+"""What a stream's checkpoint says of its progress, in the words of its source.
+
+Spark writes a file per micro-batch into ``offsets`` before it is run (its third line says where the source stands then)
+and into ``commits`` afterwards; a landing folder's files are in ``sources/0``.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from pyspark.sql import SparkSession
+
+from lakefactor.config import Config
+from lakefactor.errors import ConfigError
+
+
+def checkpoint_of(config: Config) -> str:
+    """Return the folder or URI of the stream's checkpoint.
+
+    >>> from lakefactor.config import Stream, Tables
+    >>> checkpoint_of(Config(tables=Tables(root="lake"), stream=Stream(name="clicks")))
+    'lake/_checkpoints/clicks'
+    """
+    if config.stream.checkpoint:
+        return config.stream.checkpoint.rstrip("/")
+    if not config.tables.root:
+        raise ConfigError("tables.catalog is no place for a checkpoint; set stream.checkpoint to a folder or URI")
+    return f"{config.tables.root.rstrip('/')}/_checkpoints/{config.stream.name}"
+
+
+def first_version(spark: SparkSession, config: Config, told: int) -> int | None:
+    """Return the version that a change feed starts at; None once the checkpoint says where it goes on.
+
+    While the first micro-batch is planned but not done, that is the version told when it was planned.
+    """
+    checkpoint = checkpoint_of(config)
+    if _names(spark, f"{checkpoint}/commits"):
+        return None
+    place = f"{checkpoint}/first_version"
+    if _names(spark, f"{checkpoint}/offsets"):
+        return int(_lines(spark, place)[0])
+    _write(spark, place, str(told))
+    return told
+
+
+def planned_files(spark: SparkSession, config: Config, batch_id: int) -> set[str]:
+    """Return the URIs of the files that micro-batch `batch_id` of a landing folder was planned to read."""
+    first = _log_offset(spark, config, batch_id - 1) + 1 if batch_id else 0
+    planned = set()
+    for number in range(first, _log_offset(spark, config, batch_id) + 1):
+        log = f"{checkpoint_of(config)}/sources/0/{number}"
+        entries = _lines(spark, log) or _lines(spark, f"{log}.compact")  # every tenth holds those before it as well
+        files = [json.loads(entry) for entry in entries[1:]]
+        planned |= {file["path"] for file in files if file["batchId"] == number}
+    return planned
+
+
+def _log_offset(spark: SparkSession, config: Config, batch_id: int) -> int:
+    lines = _lines(spark, f"{checkpoint_of(config)}/offsets/{batch_id}")
+    return int(json.loads(lines[2])["logOffset"])
+
+
+def _names(spark: SparkSession, folder: str) -> list[str]:
+    """Return the names of the visible files in a folder; none where there is no folder."""
+    files, place = _at(spark, folder)
+    found = files.listStatus(place) if files.exists(place) else []
+    names = [status.getPath().getName() for status in found]
+    return [name for name in names if not name.startswith(".")]
+
+
+def _lines(spark: SparkSession, path: str) -> list[str]:
+    """Return the lines of a file; none where there is no file."""
+    files, place = _at(spark, path)
+    if not files.exists(place):
+        return []
+    stream = files.open(place)
+    try:
+        return bytes(stream.readAllBytes()).decode().splitlines()
+    finally:
+        stream.close()
+
+
+def _write(spark: SparkSession, path: str, text: str) -> None:
+    files, place = _at(spark, path)
+    stream = files.create(place, True)
+    try:
+        stream.write(bytearray(text.encode()))
+    finally:
+        stream.close()
+
+
+def _at(spark: SparkSession, path: str) -> tuple[Any, Any]:
+    """Return Hadoop's file system and path."""
+    jvm: Any = spark._jvm
+    place = jvm.org.apache.hadoop.fs.Path(path)
+    return place.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration()), place
