@@ -1,6 +1,6 @@
 """What a stream keeps of a retraining's gain: 1,000 micro-batches of ml-100k in time order. No Spark.
 
-``python benchmarks/stream_quality.py`` (five minutes) trains on the first 80 % of the events, streams the rest through
+``python benchmarks/stream_quality.py`` (ten minutes) trains on the first 80 % of the events, streams the rest through
 the update rules, and compares on held-out events: the stale model, the streamed one, and one that is trained anew on
 all that was streamed. ``python benchmarks/stream_quality.py choose`` compares rules on earlier events (trained on
 60 %, streamed to 80 %): what the defaults of section `stream` rest on.
@@ -53,7 +53,6 @@ IMPLICIT = Model(
 RATINGS = Model(algorithm="explicit_als", rank=60, user_reg=2.0, item_reg=1.0, bias_reg=0.6)  # as compare_ours.py
 TASKS = {"ndcg_at_10": (IMPLICIT, Train(iterations=14)), "rmse": (RATINGS, Train(iterations=20, solver="cholesky"))}
 
-OPTIMIZERS = ("sgd", "momentum", "adagrad", "rmsprop", "adam")
 RULES: dict[str, dict[str, Any]] = {
     "users exact, items off": {"item_rule": "off"},
     "exact, exact": {"item_rule": "exact"},
@@ -66,12 +65,12 @@ CANDIDATES = {
     **{f"exact, proximal, rho {rho:g}": {"rho": rho} for rho in (0.1, 0.3, 1.0, 3.0)},
     **{
         f"exact, {name}, {rate:g}": {"item_rule": name, "learning_rate": rate}
-        for name in OPTIMIZERS
+        for name in ("sgd", "adagrad")
         for rate in (0.005, 0.05)
     },
     **{
         f"{name}, off, {rate:g}": {"user_rule": name, "item_rule": "off", "learning_rate": rate}
-        for name in OPTIMIZERS
+        for name in ("sgd", "adagrad")
         for rate in (0.005, 0.05)
     },
 }
@@ -199,7 +198,7 @@ def main(arguments: Sequence[str]) -> None:
     if choose:
         events = events[: int(0.8 * len(events))]
     cut = int(0.75 * len(events)) if choose else int(0.8 * len(events))
-    rules, runs = (CANDIDATES, range(2)) if choose else ({"defaults": {}, **RULES}, range(HELD_OUT))
+    rules, runs = (CANDIDATES, range(1)) if choose else ({"defaults": {}, **RULES}, range(HELD_OUT))
     results = {}
     for task in TASKS:
         results[task] = compare(task, events, cut, rules, runs)

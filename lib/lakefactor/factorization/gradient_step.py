@@ -15,7 +15,7 @@ from lakefactor.factorization.row_entries import (
     design,
     huber_weights,
     predictions,
-    residuals,
+    pulls,
 )
 from lakefactor.types import FACTOR_DTYPE, Side, other
 
@@ -69,20 +69,22 @@ def gradients(
     Returns
     -------
     gradient : float32 ndarray, shape (n, columns)
-        2 (share (a0 Y'Y + lambda) x - sum_R r y), r as in `proximal`; share is that of R among the row's entries.
+        2 (share (a0 Y'Y + lambda) x - sum_R r y), r = t - w p of `row_entries.pulls`; share is that of R among the
+        row's entries.
     less : int64 ndarray, shape (n,)
     """
     equation, source = live.equation, live.source(other(side))
     known = predictions(equation, source, live.source(side)[rows], recent)
     old = live.source(side)[rows].astype(np.float64)
-    now = residuals(equation, recent.strengths, known)
-    weights = huber_weights(now, huber)
-    rest = (weights * now - residuals(equation, recent.before, known)).astype(np.float64)
+    weights, targets = pulls(equation, recent, known)
+    errors = targets - weights * known
+    robust = huber_weights(errors, huber)
+    rest = (robust * errors).astype(np.float64)
     y = design(equation, source[recent.indices])
     pull = csr_matrix((rest, np.arange(len(rest)), recent.indptr), shape=(len(rows), len(rest))) @ y
     reg = np.repeat(equation.reg(side, counts, len(source))[:, None].astype(np.float64), old.shape[1], axis=1)
     reg[:, -1] = equation.bias_reg(side, counts, len(source))
     common = old @ live.scaled_gramian(other(side)).astype(np.float64) + reg * old
     share = recent.count_now() / np.maximum(counts, 1)
-    less = np.bincount(recent.owners, weights < 1, len(rows)).astype(np.int64)
+    less = np.bincount(recent.owners, robust < 1, len(rows)).astype(np.int64)
     return (2 * (share[:, None] * common - pull)).astype(FACTOR_DTYPE), less

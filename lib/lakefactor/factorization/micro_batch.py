@@ -37,8 +37,8 @@ def solve_batch(
         Changed in place; where an error is raised, nothing but rows of zeros was added. New users and items get rows,
         unless their side is `off`.
     changes : pyarrow Table
-        ``user_id, item_id, before, after``: each pair whose strength changed, once; null (or NaN) where there is no
-        interaction: ``before`` of a new pair, ``after`` of a removed one.
+        ``user_id, item_id, before, after``: each pair whose strength may have changed, once; null (or NaN) where there
+        is no interaction: ``before`` of a new pair, ``after`` of a removed one. Where both are the same, nothing pulls.
     histories : dict of pyarrow Table or None
         ``user_id, item_id, strength``: all interactions, as they are now, of each row of a side that ``changes``
         names, heavy ones (`update_rules.is_heavy`) and other rows may be left out. Needed where the side's rule is
@@ -106,6 +106,8 @@ class _Touched:
         opposite = live.numbers(other(self.side), distinct)[order].astype(INDEX_DTYPE)
         column = place[code]
         known = (own >= 0) & (opposite[column] >= 0)
+        if before:
+            known &= _floats(table[strength]) != _floats(table[before])  # a late or repeated event may change nothing
         own, column = own[known], column[known]
         indptr, indices, strengths = build_csr(own, column, _floats(table[strength])[known], len(self.rows))
         entries = Entries(indptr, opposite[indices], strengths)

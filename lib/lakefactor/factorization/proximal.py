@@ -1,10 +1,10 @@
 """Rows solved near what they were, or anew: the rules ``proximal`` and ``exact`` of `update_rules`.
 
-Both are one least squares problem. With residuals r = (t - w p)(now) - (t - w p)(before) at x_old, the change d is::
+Both are one least squares problem. With residuals r = t - w p at x_old (`row_entries.pulls`), the change d is::
 
     (a0 Y'Y + sum_R w y y' + lambda I + rho n D) d = sum_R r y
 
-and with x_old = 0, nothing before and n = 0, this is the equation of a half-step.
+and with x_old = 0 and n = 0 this is the equation of a half-step.
 """
 
 from __future__ import annotations
@@ -22,10 +22,9 @@ from lakefactor.factorization.row_entries import (
     Entries,
     Float32s,
     Int64s,
-    coefficients,
     huber_weights,
     predictions,
-    residuals,
+    pulls,
 )
 from lakefactor.kernels import System
 from lakefactor.types import FACTOR_DTYPE, INDEX_DTYPE, Side, other
@@ -71,16 +70,15 @@ def solve_near(
     old = np.where(kept[:, None], old, FACTOR_DTYPE(0))
     fixed = source[entries.indices, -1] if equation.biased else np.zeros(len(entries.indices), FACTOR_DTYPE)
     known = predictions(equation, source, old, entries) if kept.any() else fixed
-    weights, targets = coefficients(equation, entries.strengths)
+    weights, targets = pulls(equation, entries, known)
+    near, near_last = curvature(equation, source, entries, weights) * np.where(kept, rho * stay, 0)
     # The kernel takes the source's biases off the targets, but ``known`` holds them already.
     rest = targets - weights * known + weights * fixed
-    lost = np.where(kept[entries.owners], residuals(equation, entries.before, known), FACTOR_DTYPE(0))
-    near, near_last = curvature(equation, source, entries) * FACTOR_DTYPE(rho) * np.where(kept, stay, 0)
     system = System(
         entries.indptr,
         entries.indices,
         weights,
-        rest - lost,
+        rest,
         equation.reg(side, counts, len(source)) + near.astype(FACTOR_DTYPE),
         equation.bias_reg(side, counts, len(source)) + near_last.astype(FACTOR_DTYPE),
         equation.biased,
@@ -92,21 +90,18 @@ def solve_near(
         x = old + solve(system, source, gram, equation.nonnegative, threads)
     for _ in range(HUBER_PASSES - 1 if huber else 0):
         share = huber_weights(targets - weights * predictions(equation, source, x, entries), huber)
-        robust = replace(system, weights=share * weights, targets=share * rest - lost)
+        robust = replace(system, weights=share * weights, targets=share * rest)
         x = old + solve(robust, source, gram, nonnegative=False, threads=threads)
     return x, np.bincount(entries.owners, share < 1, len(old)).astype(np.int64)
 
 
-def curvature(equation: Equation, source: Float32s, entries: Entries) -> NDArray[np.float64]:
+def curvature(equation: Equation, source: Float32s, entries: Entries, weights: Float32s) -> NDArray[np.float64]:
     """Return D of each row, float64, shape (2, n): of its factors, and of its last column.
 
     D is what an entry like those given adds on average to the diagonal of the row's matrix: the mean of w |y|^2 / rank,
     and for a bias that of w. 0 for a row without entries. So rho n D is the matrix of n entries that stay, were they
     like these and their factors without correlation, times rho.
     """
-    weights = coefficients(equation, entries.strengths)[0]
-    if entries.before is not None:
-        weights = np.maximum(weights, coefficients(equation, entries.before)[0])
     rank, owners = equation.model.rank, entries.owners
     square = np.empty(len(weights))
     for start in range(0, len(weights), BLOCK_ENTRIES):

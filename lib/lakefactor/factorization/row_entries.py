@@ -86,12 +86,25 @@ def coefficients(equation: Equation, strengths: Float32s) -> tuple[Float32s, Flo
     return np.where(missing, FACTOR_DTYPE(0), weights), np.where(missing, FACTOR_DTYPE(0), targets)
 
 
-def residuals(equation: Equation, strengths: Float32s | None, known: Float32s) -> Float32s:
-    """Return t - w p of each entry, given p; 0 where there is no interaction."""
-    if strengths is None:
-        return np.zeros_like(known)
-    weights, targets = coefficients(equation, strengths)
-    return targets - weights * known
+def pulls(equation: Equation, entries: Entries, known: Float32s) -> tuple[Float32s, Float32s]:
+    """Return w and t of each changed entry, given its prediction p.
+
+    An interaction that is there pulls with t - w p towards its strength now. One that was removed pushes as it would
+    pull, with -(t - w p) of its strength before: its target is the mirror image, 2 w p - t.
+
+    >>> from lakefactor.config import Model
+    >>> strengths, before = np.float32([3.0, np.nan]), np.float32([1.0, 3.0])
+    >>> entries = Entries(np.array([0, 2]), np.zeros(2, np.int32), strengths, before)
+    >>> pulls(Equation(Model(algorithm="explicit_als"), 2.0), entries, np.float32([0.25, 0.25]))
+    (array([1., 1.], dtype=float32), array([ 1. , -0.5], dtype=float32))
+    """
+    weights, targets = coefficients(equation, entries.strengths)
+    if entries.before is None:
+        return weights, targets
+    lost_weights, lost_targets = coefficients(equation, entries.before)
+    removed = np.isnan(entries.strengths)
+    mirrored = 2 * lost_weights * known - lost_targets
+    return np.where(removed, lost_weights, weights), np.where(removed, mirrored, targets)
 
 
 def predictions(equation: Equation, source: Float32s, x: Float32s, entries: Entries) -> Float32s:

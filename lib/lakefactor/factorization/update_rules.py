@@ -1,8 +1,7 @@
 """How touched rows of the live model are updated, holding the other side fixed; one interface for all rules.
 
-A row x has interactions of which some, R, changed in this micro-batch. An entry of R has a strength now (none: it was
-removed) and had one before (none: it is new). With l_e(x) = w_e p_e^2 - 2 t_e p_e the entry's part of the objective
-(`equation`), and L(x) = a0 x'Y'Yx + lambda |x|^2 what all entries of the row share:
+A row x has interactions of which some, R, changed in this micro-batch. With l_e(x) = w_e p_e^2 - 2 t_e p_e an entry's
+part of the objective (`equation`), by its strength now, and L(x) = a0 x'Y'Yx + lambda |x|^2 what a row's entries share:
 
 ``exact``
     x minimises L + sum l_e over the row's whole history. What came before does not matter, nor does the order of the
@@ -10,15 +9,17 @@ removed) and had one before (none: it is new). With l_e(x) = w_e p_e^2 - 2 t_e p
 ``proximal``
     x minimises, with n the interactions that stay as they were and x_old taken as the solution so far::
 
-        (x - x_old)'(a0 Y'Y + lambda + rho n D)(x - x_old) + sum_R l_e(now) - l_e(before), the latter to first order
+        (x - x_old)'(a0 Y'Y + lambda + rho n D)(x - x_old) + sum_R l_e
 
-    so what is removed is taken back, and a stronger interaction counts by its difference. rho n D stands for the
-    curvature of interactions that are not read again, D for that of one of them (`proximal.curvature`): rho = 1 takes
-    them to be like those of R. Where nothing stays (n = 0: a new row, or the whole history is given) x_old has nothing
-    to say, and the rule is ``exact`` on R, for any rho.
+    rho n D stands for the curvature of interactions that are not read again, D for that of one of them
+    (`proximal.curvature`): rho = 1 takes them to be like those of R. Where nothing stays (n = 0: a new row, or the
+    whole history is given) x_old has nothing to say, and the rule is ``exact`` on R, for any rho.
 ``sgd``, ``momentum``, ``adagrad``, ``rmsprop``, ``adam``
-    One step (`optimizers`) on the gradient at x_old of sum_R l_e(now) - l_e(before), and of L by the share of R among
-    the row's entries: over a row's life every entry brings its own part of L.
+    One step (`optimizers`) on the gradient at x_old of sum_R l_e, and of L by the share of R among the row's entries:
+    over a row's life every entry brings its own part of L.
+
+For the rules without a history, an interaction that changed pulls towards its strength now; what it did to the row
+before stays in x_old. One that was removed is taken back: it pushes as hard as it would pull (`row_entries.pulls`).
 
 References
 ----------

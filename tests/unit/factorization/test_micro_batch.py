@@ -304,6 +304,19 @@ def test_heavy_rows_need_no_history_and_threads_change_no_bit(algorithm):
         np.testing.assert_array_equal(results[0][side].factors, results[1][side].factors)
 
 
+@pytest.mark.parametrize("rules", [("proximal", "proximal"), ("sgd", "adam")])
+def test_a_pair_whose_strength_stayed_pulls_at_nothing(rules):
+    live = live_model(MODELS["explicit_als"])
+    before = {side: by_id(live, side) for side in SIDES}
+    (user, item), strength = next(iter(STATE.items()))
+    updated = solve_batch(
+        live, changes_of([(user, item, strength, strength)]), {}, Stream(user_rule=rules[0], item_rule=rules[1])
+    )
+    for side, name in zip(SIDES, (user, item), strict=True):
+        np.testing.assert_array_equal(updated[side].factors[0], before[side][name])
+        assert updated[side].n_entries.tolist() == [len(entries_of(STATE, side, name))]
+
+
 def test_a_pair_given_twice_is_refused():
     live = live_model(MODELS["implicit_als"])
     twice = changes_of([("u-1", "i-2", None, 3.0), ("u-1", "i-2", 3.0, 4.0)])
