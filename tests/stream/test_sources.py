@@ -8,8 +8,9 @@ import pytest
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
-from lakefactor.errors import InputError, TableError
+from lakefactor.errors import ConfigError, InputError, TableError
 from lakefactor.pipelines import ingest
+from lakefactor.spark.stream_checkpoint import planned_batch
 from lakefactor.spark.stream_refusals import explained
 from lakefactor.spark.stream_source import open_source
 from lakefactor.spark.tables import Tables
@@ -288,3 +289,20 @@ def test_changes_that_were_not_recorded_are_refused(spark, config):
 
 def test_other_errors_are_not_explained_away(config):
     assert explained(ValueError("[SOMETHING_ELSE] happened"), config) is None
+
+
+def test_a_checkpoint_belongs_to_its_source(spark, config, folder):
+    append(spark, config, "u1")
+    open_source(spark, streaming(config, "files", path=str(folder)))
+    with pytest.raises(ConfigError, match=r"is of the source 'files', not of 'changes'; .*another stream\.name"):
+        open_source(spark, streaming(config, "changes"))
+
+
+def test_the_checkpoint_knows_how_far_it_has_planned(spark, config):
+    version = append(spark, config, "u1")
+    settings = streaming(config, "changes")
+    assert planned_batch(spark, settings) is None
+    drain(spark, settings, version)
+    append(spark, config, "u2")
+    drain(spark, settings, version)
+    assert planned_batch(spark, settings) == 1
