@@ -59,7 +59,7 @@ def explained(error: BaseException, config: Config) -> LakefactorError | None:
         return error
     text = str(error)
     found = re.findall(r"\[([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)\]", text)
-    if any(name.startswith(_SECOND_STREAM) for name in found):
+    if any(name.startswith(_SECOND_STREAM) for name in found) or "another query with same id is already active" in text:
         return InputError(
             f"another stream writes to the checkpoint {checkpoint_of(config)}; stop it, or give this one another "
             "stream.name"

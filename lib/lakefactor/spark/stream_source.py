@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Protocol
 
@@ -53,11 +54,32 @@ def open_source(spark: SparkSession, config: Config, starting_version: int = 0) 
         The checkpoint belongs to another source.
     """
     claim(spark, config)
+    # A second start of a stream in this application is refused; Spark's default is to stop the first one.
+    spark.conf.set("spark.sql.streaming.stopActiveRunOnRestart", False)
     if config.stream.source == "files":
         return FileSource(spark, config)
     if config.stream.source == "kafka":
         return KafkaSource(spark, config)
     return ChangeSource(spark, config, starting_version)
+
+
+def waiting(progress: str) -> int | None:
+    """Return how many messages wait beyond a micro-batch, by its ``StreamingQueryProgress.json``.
+
+    None where the source does not say: Spark knows the newest offset of Kafka alone.
+
+    >>> waiting('{"sources": [{"endOffset": {"t": {"0": 3, "1": 5}}, "latestOffset": {"t": {"0": 7, "1": 5}}}]}')
+    4
+    """
+    (source,) = json.loads(progress)["sources"]
+    if not source.get("latestOffset"):
+        return None
+    newest, done = source["latestOffset"], source["endOffset"]
+    return sum(
+        offset - done.get(topic, {}).get(partition, 0)
+        for topic, offsets in newest.items()
+        for partition, offset in offsets.items()
+    )
 
 
 class ChangeSource:
