@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lakefactor.config import Config, Spark
+from lakefactor.config import Config, Spark, Stream
 from lakefactor.errors import SetupError
 from lakefactor.spark import session
 
@@ -59,6 +59,18 @@ def test_what_spark_submit_has_set_stays_except_what_decides_the_contents_of_tab
     assert "spark.databricks.delta.snapshotPartitions" not in settings
     assert settings["spark.sql.extensions"] == f"com.example.Theirs,{session.DELTA_EXTENSION}"
     assert settings["spark.sql.session.timeZone"] == "UTC"
+
+
+def test_the_kafka_connector_is_wanted_where_the_stream_reads_kafka(monkeypatch, tmp_path):
+    monkeypatch.setattr(session, "_find_spark_home", lambda: str(tmp_path))
+    (tmp_path / "jars").mkdir()
+    kafka = Config(stream=Stream(source="kafka", kafka_servers="a:1", kafka_topic="t"))
+    assert session._launch_settings(Config())["spark.jars.packages"] == session.DELTA_PACKAGE
+    wanted = f"{session.DELTA_PACKAGE},{session.KAFKA_PACKAGE}"
+    assert session._launch_settings(kafka)["spark.jars.packages"] == wanted
+    for package in wanted.split(","):  # as scripts/prepare_spark.py and scripts/kafka.py put them there
+        (tmp_path / "jars" / f"{package.replace(':', '_', 1).replace(':', '-')}.jar").touch()
+    assert "spark.jars.packages" not in session._launch_settings(kafka)
 
 
 def test_the_session_has_delta_and_utc_and_the_configured_partitions(spark):

@@ -11,10 +11,8 @@ import pytest
 
 from lakefactor.config import Config
 from lakefactor.errors import InputError
-from lakefactor.pipelines import ingest
 from lakefactor.spark.session import KAFKA_SOURCE
-from lakefactor.spark.tables import Tables
-from lakefactor.testing.streams import drain, in_order, streaming
+from lakefactor.testing.streams import drain, streaming
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -137,11 +135,12 @@ def test_messages_become_events_and_rejects(connected, settings, topic, tmp_path
         (f"kafka:{topic}/0", reason, BAD[number] or "")
         for number, reason in enumerate(["line is malformed"] * 4 + ["user id is empty", "value is not a number"])
     )
-    path = tmp_path / "same.jsonl"
-    path.write_text("\n".join(TIMED))
-    ingest.run(connected, settings, [str(path)])  # an event with a time is the same event, whoever brings it
-    stored = in_order(Tables(connected, settings.tables).read("events"))
-    assert {row["event_id"] for row in stored} == {row["event_id"] for row in batch.events if row["event_time"]}
+    folder = tmp_path / "landing"
+    folder.mkdir()
+    (folder / "same.jsonl").write_text("\n".join(TIMED))
+    (same,) = drain(connected, streaming(settings, "files", name="files", path=str(folder)))
+    timed = {row["event_id"] for row in batch.events if row["event_time"]}
+    assert {row["event_id"] for row in same.events} == timed  # with a time it is the same event, whoever brings it
 
 
 def test_a_message_is_the_same_event_however_often_and_in_whatever_batches_it_comes(connected, settings):

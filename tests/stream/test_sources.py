@@ -2,18 +2,20 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
-from lakefactor.errors import InputError, TableError
+from lakefactor.errors import ConfigError, InputError, TableError
 from lakefactor.pipelines import ingest
+from lakefactor.spark.stream_checkpoint import checkpoint_of, planned_batch
 from lakefactor.spark.stream_refusals import explained
 from lakefactor.spark.stream_source import open_source
 from lakefactor.spark.tables import Tables
-from lakefactor.testing.streams import Batch, drain, in_order, streaming
+from lakefactor.testing.streams import NOW, Batch, drain, in_order, streaming
 
 
 def ingested(spark, config, *paths):
@@ -92,8 +94,8 @@ def test_a_micro_batch_has_about_as_many_rows_as_allowed(spark, config, folder):
         land(folder, f"{number}.csv", "user,item", *(f"u{number:03d},i{item:032d}" for item in range(10)))
     batches = drain(spark, streaming(config, "files", path=str(folder), max_rows=20))
     assert [batch.read for batch in batches] == [20, 20]
-    events, _ = ingested(spark, config, folder)
-    assert sorted((event for batch in batches for event in batch.events), key=repr) == events
+    pairs = {(event["user_id"], event["item_id"]) for batch in batches for event in batch.events}
+    assert pairs == {(f"u{number:03d}", f"i{item:032d}") for number in range(4) for item in range(10)}
 
 
 def test_an_old_file_is_read_too(spark, config, folder):
@@ -288,3 +290,44 @@ def test_changes_that_were_not_recorded_are_refused(spark, config):
 
 def test_other_errors_are_not_explained_away(config):
     assert explained(ValueError("[SOMETHING_ELSE] happened"), config) is None
+
+
+def test_a_checkpoint_belongs_to_its_source(spark, config, folder):
+    append(spark, config, "u1")
+    open_source(spark, streaming(config, "files", path=str(folder)))
+    with pytest.raises(ConfigError, match=r"is of the source 'files', not of 'changes'; .*another stream\.name"):
+        open_source(spark, streaming(config, "changes"))
+
+
+def test_a_second_start_of_a_running_stream_is_refused_and_the_first_goes_on(spark, config):
+    settings = streaming(config, "changes")
+    source = open_source(spark, settings, append(spark, config, "u1"))
+    seen = []
+    first_has_begun, second_was_refused = threading.Event(), threading.Event()
+
+    def take(frame, number):
+        first_has_begun.set()
+        assert second_was_refused.wait(60)
+        seen.append(source.batch(frame, number, NOW).read)
+
+    options = {"checkpointLocation": checkpoint_of(settings)}
+    first = source.frame().writeStream.foreachBatch(take).options(**options).trigger(availableNow=True).start()
+    try:
+        assert first_has_begun.wait(60)
+        with pytest.raises(InputError, match=r"another stream writes to the checkpoint .*stream; stop it"):
+            drain(spark, settings)
+        second_was_refused.set()
+        first.awaitTermination()
+    finally:
+        first.stop()
+    assert seen == [1]
+
+
+def test_the_checkpoint_knows_how_far_it_has_planned(spark, config):
+    version = append(spark, config, "u1")
+    settings = streaming(config, "changes")
+    assert planned_batch(spark, settings) is None
+    drain(spark, settings, version)
+    append(spark, config, "u2")
+    drain(spark, settings, version)
+    assert planned_batch(spark, settings) == 1

@@ -29,6 +29,32 @@ def checkpoint_of(config: Config) -> str:
     return f"{config.tables.root.rstrip('/')}/_checkpoints/{config.stream.name}"
 
 
+def claim(spark: SparkSession, config: Config) -> None:
+    """Note whose the checkpoint is.
+
+    Raises
+    ------
+    ConfigError
+        Another source has it: its progress says nothing about this one.
+    """
+    stream = config.stream
+    mine = f"kafka {stream.kafka_topic}" if stream.source == "kafka" else stream.source
+    place = f"{checkpoint_of(config)}/source"
+    theirs = _lines(spark, place)
+    if not theirs:
+        _write(spark, place, mine)
+    elif theirs != [mine]:
+        raise ConfigError(
+            f"the checkpoint {checkpoint_of(config)} is of the source {theirs[0]!r}, not of {mine!r}; "
+            "give the stream another stream.name, or correct stream.source or stream.kafka_topic"
+        )
+
+
+def planned_batch(spark: SparkSession, config: Config) -> int | None:
+    """Return the number of the newest micro-batch that the checkpoint has planned; None: there is none."""
+    return max(map(int, _names(spark, f"{checkpoint_of(config)}/offsets")), default=None)
+
+
 def first_version(spark: SparkSession, config: Config, told: int) -> int | None:
     """Return the version that a change feed starts at; None once the checkpoint says where it goes on.
 

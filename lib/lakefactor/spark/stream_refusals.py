@@ -16,6 +16,7 @@ BEGIN_AGAIN = (
     "which begins after that model"
 )
 
+_SECOND_STREAM = ("CONCURRENT_STREAM_LOG_UPDATE", "CONCURRENT_QUERY", "DELTA_CONCURRENT_TRANSACTION")
 _HISTORY_GONE = (
     "DELTA_LOG_FILE_NOT_FOUND",
     "DELTA_VERSION_NOT_FOUND",
@@ -26,6 +27,7 @@ _HISTORY_GONE = (
     "DELTA_TRUNCATED_TRANSACTION_LOG",
     "FAILED_READ_FILE.FILE_NOT_EXIST",
 )
+_MESSAGES_GONE = ("KAFKA_DATA_LOSS", "LOST_TOPIC_PARTITIONS", "END_OFFSET_HAS_GREATER", "OffsetOutOfRangeException")
 _COLUMNS_CHANGED = (
     "DELTA_SCHEMA_CHANGED",
     "DELTA_STREAMING_INCOMPATIBLE_SCHEMA_CHANGE",
@@ -57,7 +59,7 @@ def explained(error: BaseException, config: Config) -> LakefactorError | None:
         return error
     text = str(error)
     found = re.findall(r"\[([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)\]", text)
-    if any(name.startswith(("CONCURRENT_STREAM_LOG_UPDATE", "DELTA_CONCURRENT_TRANSACTION")) for name in found):
+    if any(name.startswith(_SECOND_STREAM) for name in found) or "another query with same id is already active" in text:
         return InputError(
             f"another stream writes to the checkpoint {checkpoint_of(config)}; stop it, or give this one another "
             "stream.name"
@@ -79,7 +81,7 @@ def _kafka(text: str, config: Config) -> LakefactorError | None:
             f"there is no topic {stream.kafka_topic} at {stream.kafka_servers}; create it, or correct "
             "stream.kafka_topic"
         )
-    if "KAFKA_DATA_LOSS" in text or "OffsetOutOfRangeException" in text:
+    if any(sign in text for sign in _MESSAGES_GONE):
         return InputError(
             f"topic {stream.kafka_topic} no longer holds messages that the stream has to read next: they were deleted, "
             "or the topic was created again; ingest them from where they still are, then start the stream under "

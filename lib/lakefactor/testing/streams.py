@@ -58,13 +58,10 @@ def drain(spark: SparkSession, config: Config, starting_version: int = 0, source
             rows.unpersist()
 
     writer = source.frame().writeStream.foreachBatch(take).option("checkpointLocation", checkpoint_of(config))
-    query = writer.trigger(availableNow=True).start()
     try:
-        query.awaitTermination()
+        writer.trigger(availableNow=True).start().awaitTermination()
     except Exception as error:
         raise (*refusals, explained(error, config) or error)[0] from error
-    finally:
-        query.stop()
     return batches
 
 
