@@ -14,6 +14,7 @@ from pyspark.sql import SparkSession
 from lakefactor.config import Config
 from lakefactor.pipelines import recommend, train
 from lakefactor.pipelines.refresh import RefreshResult, refresh, replace_recommendations
+from lakefactor.query import Reader
 from lakefactor.spark.catalogue import Catalogue
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
@@ -117,12 +118,18 @@ def test_exactly_the_given_rows_become_what_their_factors_say(spark: SparkSessio
     for user, seen in SEEN.items():
         wanted[version, user] = best({name: x[user] @ y[name] for name in y if name not in seen}, N)
     assert lists(tables, "recommendations") == wanted
+    reader = Reader(config.tables)  # reads the same, past the rows that are marked as deleted
+    for user in SEEN:
+        rows = reader.recommendations(user, model_version=version).to_pylist()
+        assert [(row["position"], row["item_id"], row["score"]) for row in rows] == wanted[version, user]
 
     wanted = dict(before["similar_items"][0])
     unit = {name: row / np.linalg.norm(row) for name, row in y.items()}
     for item in ("i001", "fresh\\"):
         wanted[version, item] = best({name: unit[item] @ unit[name] for name in y if name != item}, SIMILAR)
     assert lists(tables, "similar_items") == wanted
+    fresh = reader.similar("fresh\\", model_version=version).to_pylist()
+    assert [(row["position"], row["similar_item_id"], row["similarity"]) for row in fresh] == wanted[version, "fresh\\"]
     assert [tables.version(table) for table in before] == [number + 1 for _, number in before.values()]
 
 

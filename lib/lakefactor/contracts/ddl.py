@@ -72,7 +72,7 @@ def create_table(contract: TableContract, qualified_name: str, location: str | N
 def properties(contract: TableContract, types: dict[str, str]) -> dict[str, str]:
     """Return the table properties: Delta settings and one CHECK constraint for every column that has a range."""
     result = {
-        "delta.enableDeletionVectors": "false",  # they double the time of a MERGE of single rows
+        "delta.enableDeletionVectors": str(contract.deletion_vectors).lower(),  # readers must know them
         "lakefactor.contract": contract.name,
     }
     if contract.change_data_feed:

@@ -29,6 +29,7 @@ def _section(contract: TableContract) -> str:
     facts = [f"Key: {_code(contract.key)}."]
     facts += [f"Clustered by {_code(contract.cluster_by)}."] if contract.cluster_by else []
     facts += ["Has a change data feed."] if contract.change_data_feed else []
+    facts += ["Has deletion vectors."] if contract.deletion_vectors else []
     facts += [f"Also checked: {_code(tuple(contract.checks.values()))}."] if contract.checks else []
     rows = [
         f"| `{column.name}` | {_type(column)} | {_range(column)} | {column.unit} | {column.meaning.replace('|', '/')} |"

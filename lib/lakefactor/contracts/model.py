@@ -57,6 +57,9 @@ class TableContract(_Frozen):
     columns: tuple[Column, ...] = Field(min_length=1)
     cluster_by: tuple[str, ...] = Field((), max_length=4, description="Liquid clustering; empty for small tables.")
     change_data_feed: bool = False
+    deletion_vectors: bool = Field(
+        False, description="Rows are deleted by a mark, not by writing their file anew: for tables that change in part."
+    )
     checks: dict[str, str] = Field({}, description="SQL conditions over several columns, by name.")
 
     @field_validator("columns")

@@ -16,7 +16,6 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
-from lakefactor.contracts import literal
 from lakefactor.pipelines.interactions import kept_pairs
 from lakefactor.pipelines.models import newest
 from lakefactor.spark.catalogue import Catalogue, collect_catalogue
@@ -164,5 +163,4 @@ def _replace(
     stamped = rows.select(
         F.lit(model_version).alias("model_version"), *rows.columns, F.current_timestamp().alias("created_at")
     )
-    values = ", ".join(literal(name) if isinstance(name, str) else str(name) for name in ids.to_pylist())
-    tables.replace_where(table, stamped, f"model_version = {literal(model_version)} AND {key} IN ({values})")
+    tables.replace_ids(table, stamped, model_version, key, ids.to_pylist())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import and_
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +16,9 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from lakefactor.config import Tables
 from lakefactor.contracts.writers import WRITTEN_BY
 from lakefactor.errors import ConfigError, TableError
+
+Where = Mapping[str, str | int]
+"""Values that columns must have, all of them."""
 
 
 class Lake:
@@ -72,36 +77,33 @@ class Lake:
         """Return the Arrow schema of `table`."""
         return pa.schema(self.open(table).schema().to_arrow())
 
-    def dataset(self, table: str, where: pc.Expression | None = None, version: int | None = None) -> ds.Dataset:
-        """Return `table`, at a version or at its newest, as a dataset.
+    def dataset(self, table: str, where: Where | None = None, version: int | None = None) -> ds.Dataset:
+        """Return the rows of `table`, at a version or at its newest, whose columns have these values.
 
-        Files and row groups that cannot match `where` are never read.
+        Files that cannot hold any are never read.
 
-        A table with deletion vectors is beyond pyarrow's reader, so delta-rs streams it whole and the matching rows are
-        held in memory; lakefactor creates its tables without them.
+        A table with deletion vectors is beyond pyarrow's reader: delta-rs reads it, and the matching rows are held in
+        memory.
         """
         opened = self.open(table, version)
         try:
             if "deletionVectors" not in (opened.protocol().reader_features or ()):
                 dataset = opened.to_pyarrow_dataset()
-                return dataset if where is None else dataset.filter(where)
+                return dataset.filter(_expression(where)) if where else dataset
             schema = pa.schema(opened.schema().to_arrow())
-            scanner = ds.Scanner.from_batches(_batches(opened, schema), schema=schema, filter=where)
-            return ds.dataset(scanner.to_table())
+            return ds.dataset(pa.Table.from_batches(_batches(opened, schema, where), schema))
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise self._unreadable(table, error) from error
 
-    def rows(
-        self, table: str, columns: Sequence[str], where: pc.Expression | None = None, version: int | None = None
-    ) -> pa.Table:
-        """Return `columns` of the rows that match `where`, in no particular order.
+    def rows(self, table: str, columns: Sequence[str], where: Where | None = None) -> pa.Table:
+        """Return `columns` of the rows that have the values of `where`, in no particular order.
 
         Raises
         ------
         TableError
             The table or a column of it is missing, or its files cannot be read.
         """
-        dataset = self.dataset(table, where, version)
+        dataset = self.dataset(table, where)
         if missing := [name for name in columns if name not in dataset.schema.names]:
             raise TableError(f"table {table} at {self.uri(table)} lacks the columns {', '.join(missing)}; migrate it")
         try:
@@ -117,7 +119,22 @@ class Lake:
         )
 
 
-def _batches(opened: DeltaTable, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _expression(where: Where) -> pc.Expression:
+    return reduce(and_, (pc.field(name) == value for name, value in where.items()))
+
+
+def _batches(opened: DeltaTable, schema: pa.Schema, where: Where | None) -> Iterator[pa.RecordBatch]:
     """Stream the live rows in the table's own types; delta-rs hands out string views, which pyarrow cannot filter."""
-    for batch in opened.scan():
+    known = {name: value for name, value in (where or {}).items() if name in schema.names}
+    predicate = " AND ".join(f'"{name}" = {_literal(value)}' for name, value in known.items()) or None
+    for batch in opened.scan(predicate=predicate):
         yield pa.record_batch(batch).cast(schema)
+
+
+def _literal(value: str | int) -> str:
+    """Return a value as DataFusion's SQL has it: a backslash is nothing special.
+
+    >>> _literal("it's"), _literal(7)
+    ("'it''s'", '7')
+    """
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"

@@ -7,7 +7,6 @@ writes rows into the factor table first and deletes them from the updates afterw
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lakefactor.query.lake import Lake
 from lakefactor.types import Side
@@ -21,10 +20,10 @@ LIVE_VIEWS: dict[str, Side] = {"live_user_factors": "user", "live_item_factors":
 def live_rows(lake: Lake, side: Side, wanted: str | int, version: str) -> pa.Table:
     """Return the row of one user or item that holds, in the columns of its factor table; no row: it has none."""
     columns = _columns(side)
-    match = (pc.field("model_version") == version) & (pc.field(f"{side}_id") == wanted)
+    match = {"model_version": version, f"{side}_id": wanted}
     rows = []
     if lake.exists(UPDATES):
-        rows.append(lake.rows(UPDATES, columns, match & (pc.field("side") == side)))
+        rows.append(lake.rows(UPDATES, columns, match | {"side": side}))
     rows.append(lake.rows(f"{side}_factors", columns, match))
     return pa.concat_tables(rows).sort_by([("batch_id", "descending")]).slice(0, 1)
 

@@ -10,7 +10,6 @@ import difflib
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lakefactor.config import Tables
 from lakefactor.errors import InputError, TableError, UnknownIdError
@@ -161,7 +160,7 @@ class Reader:
         """
         columns = ("user_id", "item_id", "strength", "n_events", "last_event_time")
         wanted = self._id("interactions", "user", user)
-        rows = self._lake.rows("interactions", columns, pc.field("user_id") == wanted)
+        rows = self._lake.rows("interactions", columns, {"user_id": wanted})
         if not rows.num_rows:
             raise self._unknown("interactions", "user", wanted)
         order = [("last_event_time", "descending"), ("strength", "descending"), ("item_id", "ascending")]
@@ -189,11 +188,10 @@ class Reader:
         limit = _checked(limit)
         version = self._version(model_version)
         wanted = self._id(table, side, given)
-        of_version = pc.field("model_version") == version
-        rows = self._lake.rows(table, columns, of_version & (pc.field(f"{side}_id") == wanted))
+        rows = self._lake.rows(table, columns, {"model_version": version, f"{side}_id": wanted})
         if not rows.num_rows:
             self._factors(side, wanted, version)  # refuses an id that the model does not know
-            if not self._lake.dataset(table, of_version).head(1, columns=["position"]).num_rows:
+            if not self._lake.dataset(table, {"model_version": version}).head(1, columns=["position"]).num_rows:
                 raise TableError(
                     f"table {table} has no rows of model version {version}; "
                     f"'lakefactor recommend --model-version {version}' makes them"
@@ -216,7 +214,7 @@ class Reader:
         return parse_id(given, schema.field(column).type, f"{column} of table {table}")
 
     def _unknown(self, table: str, side: Side, wanted: str | int, version: str | None = None) -> UnknownIdError:
-        where = None if version is None else pc.field("model_version") == version
+        where = None if version is None else {"model_version": version}
         close = guesses(self._lake.dataset(table, where), f"{side}_id", wanted)
         meant = f"; did you mean {' or '.join(map(quoted, close))}?" if close else ""
         if version is None:
@@ -250,7 +248,7 @@ class Reader:
         """Return ``{model_version: {"split": ..., "model": {metric: value}, "popularity": ...}}`` of the newest."""
         if not self._lake.exists("evaluations"):
             return {}
-        means = self._lake.rows("evaluations", _EVALUATION_COLUMNS, pc.field("fold") == MEAN_FOLD)
+        means = self._lake.rows("evaluations", _EVALUATION_COLUMNS, {"fold": MEAN_FOLD})
         newest: dict[str, dict[str, Any]] = {}
         for row in means.sort_by([("evaluated_at", "ascending"), ("evaluation_id", "ascending")]).to_pylist():
             known = newest.get(row["model_version"])
@@ -265,7 +263,7 @@ def live_version(lake: Lake) -> str | None:
     """Return the model version that readers use now; None: none is published."""
     if not lake.exists("live_model"):
         return None
-    rows = lake.rows("live_model", ["model_version"], pc.field("name") == LIVE_NAME)
+    rows = lake.rows("live_model", ["model_version"], {"name": LIVE_NAME})
     return rows["model_version"][0].as_py() if rows.num_rows else None
 
 

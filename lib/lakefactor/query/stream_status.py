@@ -264,7 +264,7 @@ def _newest_drift(lake: Lake, name: str) -> list[dict[str, Any]]:
         return []
     order = [("batch_id", "descending"), ("segment", "ascending"), ("metric", "ascending"), ("detector", "ascending")]
     rows: list[dict[str, Any]] = (
-        lake.rows("drift", _DRIFT, pc.field("stream") == name).sort_by(order).slice(0, DRIFT_ROWS).to_pylist()
+        lake.rows("drift", _DRIFT, {"stream": name}).sort_by(order).slice(0, DRIFT_ROWS).to_pylist()
     )
     return rows
 

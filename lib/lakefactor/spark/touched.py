@@ -34,9 +34,8 @@ def events_of_users(spark: SparkSession, config: Config, users: pa.Array, versio
         All columns of `events`, in no particular order.
     """
     if config.tables.root:
-        lake = Lake(config.tables)
-        columns = lake.schema("events").names
-        return lake.rows("events", columns, pc.field("user_id").isin(users), version)
+        events = Lake(config.tables).dataset("events", version=version)
+        return events.to_table(filter=pc.field("user_id").isin(users))
     wanted = spark.createDataFrame(pa.table({"user_id": users}))
     events = Tables(spark, config.tables).read("events", version)
     return events.join(F.broadcast(wanted), "user_id", "left_semi").toArrow()
