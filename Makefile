@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality rapids \
+.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-stream rapids \
 	test-rapids pins ci clean
 
 PYTHON ?= python3
@@ -60,6 +60,9 @@ bench-train: setup ## the training engine beside MLlib, implicit and scikit-lear
 
 bench-quality: setup ## rank and rating metrics on real data, beside implicit and popularity
 	@$(RUN) python benchmarks/quality.py $(ARGS)
+
+bench-stream: setup ## micro-batches of a stream beside a retraining by MLlib (30 minutes; ARGS="--events 1000000" is a trial)
+	@$(RUN) OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/stream.py $(ARGS)
 
 rapids: setup ## fetch the RAPIDS plugin (1 GB) for its tests, which `make test` then runs too
 	@$(RUN) python scripts/fetch_rapids.py
