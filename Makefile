@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-stream rapids \
-	test-rapids pins ci clean
+	test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -69,6 +69,18 @@ rapids: setup ## fetch the RAPIDS plugin (1 GB) for its tests, which `make test`
 
 test-rapids: rapids ## compare what our plans leave on the CPU with the kept list (about 2 minutes, no GPU needed)
 	@$(RUN) $(TEST_THREADS) python -m pytest tests/spark/test_rapids_plans.py $(ARGS)
+
+kafka-jars: setup ## fetch a Kafka broker and Spark's connector (100 MB) for the tests of it, which `make test` then runs too
+	@$(RUN) python scripts/kafka.py fetch
+
+kafka-up: setup ## start an empty Kafka broker at 127.0.0.1:9092 (ARGS="--port 19092" for another port)
+	@$(RUN) python scripts/kafka.py up $(ARGS)
+
+kafka-down: setup ## stop that broker
+	@$(RUN) python scripts/kafka.py down
+
+test-kafka: kafka-jars ## test streams from Kafka, with a broker of their own (about 1 minute)
+	@$(RUN) $(TEST_THREADS) python -m pytest tests/stream/test_kafka.py $(ARGS)
 
 pins: $(BIN)/uv ## complete constraints.txt after a change of dependencies (ARGS=--upgrade moves every version)
 	@UV_CUSTOM_COMPILE_COMMAND="make pins" $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal \

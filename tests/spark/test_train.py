@@ -12,10 +12,10 @@ import pytest
 
 from lakefactor.comm.local import Local
 from lakefactor.config import Config, Model, Train
-from lakefactor.errors import InputError, SetupError, SolveError, TableError
+from lakefactor.errors import ConfigError, InputError, SetupError, SolveError, TableError
 from lakefactor.factorization.fitting import fit
 from lakefactor.factorization.shard import build_shard
-from lakefactor.pipelines import train
+from lakefactor.pipelines import publish, train
 from lakefactor.spark.tables import Tables
 from lakefactor.testing.interactions import random_interactions
 from lakefactor.testing.tables import write_interactions
@@ -173,7 +173,7 @@ def test_more_ranks_than_slots_are_refused_before_reading(spark, config):
 CLUSTER_SCRIPT = """
 import json, sys
 from lakefactor.config import load
-from lakefactor.pipelines import train
+from lakefactor.pipelines import publish, train
 from lakefactor.spark.session import build
 from lakefactor.testing.interactions import random_interactions
 from lakefactor.testing.tables import write_interactions
@@ -220,3 +220,28 @@ def test_tables_are_reachable_by_name_in_a_catalog(spark, config):
         assert isinstance(tables, Tables)
     finally:
         spark.sql(f"DROP SCHEMA IF EXISTS {name} CASCADE")
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5])
+def test_a_warm_start_goes_on_where_the_live_model_ended(spark, config, exponent):
+    model = MODEL.model_copy(update={"item_norm_exponent": exponent})
+    tables = write_interactions(spark, config, random_interactions(60, 40, 900, seed=5))
+    gate = config.publish.model_copy(update={"require_evaluation": False, "beat_popularity": False})
+    config = with_model(config.model_copy(update={"publish": gate}), model, iterations=8)
+    cold = train.run(spark, config)
+    publish.run(spark, config, cold.model_version)
+    warm = train.run(spark, with_model(config, model, iterations=1, warm_start=True))
+    assert warm.objective <= cold.objective * (1 + 1e-6)
+    assert warm.objective > 0.99 * cold.objective  # and it is the same problem
+
+    more = random_interactions(80, 50, 1500, seed=5)  # with users and items that the live model lacks
+    write_interactions(spark, config, more)
+    grown = train.run(spark, with_model(config, model, iterations=1, warm_start=True))
+    assert (grown.users, grown.items) == (80, 50)
+    assert grown.objective < train.run(spark, with_model(config, model, iterations=1)).objective
+    noted = tables.read("run_log").where(f"run_id = '{grown.model_version}' AND phase = 'total'").first()
+    assert f"warm start from the live model {cold.model_version}" in noted.details
+
+    other_rank = model.model_copy(update={"rank": 7})
+    with pytest.raises(ConfigError, match=r"model\.rank is 7, but the live model .* has 6; set model\.rank to 6"):
+        train.run(spark, with_model(config, other_rank, warm_start=True))

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -12,66 +10,10 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config
 from lakefactor.errors import InputError, TableError
 from lakefactor.pipelines import ingest
-from lakefactor.spark.stream_checkpoint import checkpoint_of
 from lakefactor.spark.stream_refusals import explained
 from lakefactor.spark.stream_source import open_source
 from lakefactor.spark.tables import Tables
-
-NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
-
-
-@dataclass(frozen=True)
-class Batch:
-    number: int
-    events: list
-    rejects: list
-    read: int
-    duplicates: int
-    reasons: dict
-    appended: bool
-
-
-def streaming(config, source, *, name="stream", ingest=None, **changes):
-    stream = config.stream.model_copy(update={"name": name, "source": source, **changes})
-    return Config(**{**dict(config), "stream": stream, "ingest": ingest or config.ingest})
-
-
-def drain(spark, config, starting_version=0, source=None):
-    """Run the stream until nothing is left, and return its micro-batches; raise what refuses one."""
-    source = source or open_source(spark, config, starting_version)
-    batches, refusals = [], []
-
-    def take(frame, number):
-        try:
-            rows = source.batch(frame, number, NOW)
-        except Exception as error:
-            refusals.append(error)
-            raise
-        try:
-            rejects = [] if rows.rejects is None else in_order(rows.rejects)
-            found = Batch(
-                number, in_order(rows.events), rejects, rows.read, rows.duplicates, rows.reasons, rows.appended
-            )
-            assert rows.read == len(found.events) + rows.duplicates + len(rejects)
-            assert rows.rejected == len(rejects)
-            batches.append(found)
-        finally:
-            rows.unpersist()
-
-    writer = source.frame().writeStream.foreachBatch(take).option("checkpointLocation", checkpoint_of(config))
-    query = writer.trigger(availableNow=True).start()
-    try:
-        query.awaitTermination()
-    except Exception as error:
-        raise (*refusals, explained(error, config) or error)[0] from error
-    finally:
-        query.stop()
-    return batches
-
-
-def in_order(frame):
-    rows = (row.asDict() for row in frame.drop("ingested_at", "rejected_at").collect())
-    return sorted(rows, key=repr)
+from lakefactor.testing.streams import Batch, drain, in_order, streaming
 
 
 def ingested(spark, config, *paths):
@@ -181,7 +123,7 @@ def test_a_file_that_has_gone_holds_the_stream_until_it_is_back(spark, config, f
         drain(spark, settings)
     (folder / "a.csv").unlink()
     (folder / "b 1.csv").unlink()
-    with pytest.raises(InputError, match=r"2 of the 2 files of micro-batch 0 have gone.* put them back.*a\.csv"):
+    with pytest.raises(InputError, match=r"2 of the 2 files of micro-batch 0 have gone.* put them back.*b 1\.csv"):
         drain(spark, settings)
     land(folder, "a.csv")  # left out
     land(folder, "b 1.csv", "user,item", "u2,i1")

@@ -425,9 +425,12 @@ class Stream(Section):
     )
     rho: NonNegative = Field(
         1.0,
-        description="Weight of |x - x_old|^2 in `proximal`, per interaction that the row had before (dimensionless).",
+        description="How firmly `proximal` holds a row to its old factors, per interaction that stays as it was: at 1 "
+        "these count as much as those that changed (dimensionless).",
     )
-    learning_rate: Positive = Field(0.05, description="Step size of the optimizers.")
+    learning_rate: Positive = Field(
+        0.05, description="Step size of the optimizers: 0.05 suits users; items, which take many steps, want a tenth."
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="Decay of the velocity (`momentum`), or of its mean (`adam`).")
     decay: float = Field(0.99, ge=0, lt=1, description="Decay of the squared gradients (`rmsprop`, `adam`).")
     clip_norm: NonNegative = Field(1.0, description="Largest length of a row's gradient; 0: not clipped.")
@@ -549,6 +552,8 @@ class Config(Section):
                 for key, is_set in implicit_only.items()
                 if is_set
             ]
+        if self.stream.huber and self.feedback == "implicit":
+            problems.append("stream.huber is for explicit feedback only: set it to 0")
         problems += self._model_problems() + self._unused()
         cutoff = re.search(r"_at_(\d+)$", self.publish.metric)
         if cutoff and int(cutoff[1]) not in self.evaluate.ks:

@@ -171,7 +171,7 @@ class LiveModel:
             As in `source`; tempered items are rounded to what comes back from the table.
         n_entries : int64 ndarray, shape (n,)
         optimizer_state : float32 ndarray, shape (n, width), or None
-            Another width than the state's so far begins a new one: rows that are not given have zeros.
+            As `put_state`; None leaves it as it is.
 
         Raises
         ------
@@ -191,9 +191,17 @@ class LiveModel:
         own.factors[rows] = factors
         own.n_entries[rows] = n_entries
         if optimizer_state is not None:
-            if own.state is None or own.state.shape[1] != optimizer_state.shape[1]:
-                own.state = np.zeros((len(own.factors), optimizer_state.shape[1]), FACTOR_DTYPE)
-            own.state[rows] = optimizer_state
+            self.put_state(side, rows, optimizer_state)
+
+    def put_state(self, side: Side, rows: NDArray[np.int64], state: NDArray[np.float32]) -> None:
+        """Set the optimizer's state of some rows, shape (n, width), and nothing else: what a restart reads.
+
+        Another width than so far begins anew: rows that are not given have zeros.
+        """
+        own = self._sides[side]
+        if own.state is None or own.state.shape[1] != state.shape[1]:
+            own.state = np.zeros((len(own.factors), state.shape[1]), FACTOR_DTYPE)
+        own.state[rows] = state
 
     def state(self, side: Side, rows: NDArray[np.int64]) -> NDArray[np.float32] | None:
         """Return the optimizer's state of some rows, float32, shape (n, width); None where the side has none."""

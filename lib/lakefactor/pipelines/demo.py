@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
@@ -11,15 +14,18 @@ from pyspark.sql import functions as F
 from rich.table import Table
 from rich.text import Text
 
-from lakefactor.config import Config
+from lakefactor.config import Config, Ingest
 from lakefactor.errors import GateRefusedError
+from lakefactor.factorization.live_model import STREAMED
 from lakefactor.log import printable, say, show
-from lakefactor.pipelines import evaluate, ingest, publish, recommend, train
+from lakefactor.pipelines import evaluate, ingest, publish, recommend, stream, train
+from lakefactor.pipelines.models import newest
 from lakefactor.spark.tables import Tables
 from lakefactor.synthetic import SCHEMA, Planted, generate_batches, plant
 
 SHOWN_USERS = 3
 SHOWN_ITEMS = 6
+STREAMED_EVENTS = 5
 SHOWN_METRICS = ("ndcg_at_10", "precision_at_10", "recall_at_10", "hit_rate_at_10", "auc", "coverage_at_10", "rmse")
 
 
@@ -37,10 +43,11 @@ class DemoResult(BaseModel):
     seconds_per_iteration: float
     metrics: dict[str, dict[str, float]]
     recommendations: int
+    streamed_events: int
 
 
 def run(spark: SparkSession, config: Config, events: Path | None = None) -> DemoResult:
-    """Run ingest, train, evaluate, publish and recommend, and show three users.
+    """Run ingest, train, evaluate, publish, recommend and stream, and show three users.
 
     Parameters
     ----------
@@ -89,7 +96,10 @@ def run(spark: SparkSession, config: Config, events: Path | None = None) -> Demo
     for title, user_table in _users(tables, trained.model_version, planted):
         say(f"\n{title}")
         show(user_table)
-    say(f"The tables are in {config.tables.root or config.tables.catalog}; ask for more, without Spark, by")
+    streamed = 0
+    if published and config.model.algorithm in STREAMED:
+        streamed = _stream(spark, config, tables, trained.model_version, planted)
+    say(f"\nThe tables are in {config.tables.root or config.tables.catalog}; ask for more, without Spark, by")
     say(f"  lakefactor query --help    (and --set tables.root={config.tables.root})")
     return DemoResult(
         warehouse=config.tables.root or config.tables.catalog,
@@ -101,7 +111,47 @@ def run(spark: SparkSession, config: Config, events: Path | None = None) -> Demo
         seconds_per_iteration=trained.seconds_per_iteration,
         metrics=evaluated.metrics,
         recommendations=recommended.recommendations,
+        streamed_events=streamed,
     )
+
+
+def _stream(spark: SparkSession, config: Config, tables: Tables, model_version: str, planted: Planted | None) -> int:
+    """Let one user take up what another one is recommended, and show how its own list changes; return the events."""
+    lists = {user: _list(tables, model_version, user) for user in _shown_users(tables, model_version)}
+    user, *others = lists
+    before = lists[user]
+    foreign = [item for other_user in reversed(others) for item in lists[other_user] if item not in before]
+    if not foreign:
+        return 0
+    _title("6. Stream: new events change a user's recommendations within seconds")
+    landing = Path(config.tables.root or ".").absolute() / "landing"
+    landing.mkdir(parents=True, exist_ok=True)
+    value = 1.0 if config.feedback == "implicit" else newest(tables, model_version).max_strength
+    with (landing / f"{model_version}.csv").open("w", newline="") as file:
+        rows = ((user, item, value) for item in foreign[:STREAMED_EVENTS])
+        csv.writer(file).writerows([("user", "item", "value"), *rows])
+    plain = Ingest(format="csv", min_value=config.ingest.min_value, max_value=config.ingest.max_value)
+    settings = config.stream.model_copy(update={"source": "files", "path": str(landing)})
+    result = stream.run(spark, config.model_copy(update={"ingest": plain, "stream": settings}), available_now=True)
+    after = _list(tables, model_version, user)
+    taken = ", ".join(str(_item(item, planted)) for item in foreign[:STREAMED_EVENTS])
+    say(f"user {printable(str(user))} took up {taken}")
+    table = Table("was recommended", "is recommended now", box=None)
+    for old, new in zip_longest(before, after):
+        table.add_row(_item(old, planted), _item(new, planted))
+    show(table)
+    return result.accepted
+
+
+def _shown_users(tables: Tables, model_version: str) -> list[Any]:
+    top = tables.read("recommendations").where(F.col("model_version") == model_version)
+    return [row.user_id for row in top.select("user_id").distinct().orderBy("user_id").limit(SHOWN_USERS).collect()]
+
+
+def _list(tables: Tables, model_version: str, user: Any) -> list[Any]:
+    """Return the first items that a user is recommended."""
+    rows = tables.read("recommendations").where((F.col("model_version") == model_version) & (F.col("user_id") == user))
+    return [row.item_id for row in rows.orderBy("position").limit(SHOWN_ITEMS).collect()]
 
 
 def _in_own_folder(config: Config, events: Path | None) -> Config:
@@ -152,9 +202,8 @@ def _metrics_table(metrics: dict[str, dict[str, float]]) -> Table:
 def _users(tables: Tables, model_version: str, planted: Planted | None) -> list[tuple[str, Table]]:
     """Return, of three users, a title and what they know best beside what they are recommended."""
     top = tables.read("recommendations").where(F.col("model_version") == model_version)
-    users = [row.user_id for row in top.select("user_id").distinct().orderBy("user_id").limit(SHOWN_USERS).collect()]
     shown = []
-    for user in users:
+    for user in _shown_users(tables, model_version):
         known = tables.read("interactions").where(F.col("user_id") == user)
         known_rows = known.orderBy(F.desc("strength"), "item_id").limit(SHOWN_ITEMS).collect()
         top_rows = top.where(F.col("user_id") == user).orderBy("position").limit(SHOWN_ITEMS).collect()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -16,11 +16,12 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config, Stream
 from lakefactor.factorization.live_model import LiveModel, check_streamed
 from lakefactor.factorization.micro_batch import solve_batch
+from lakefactor.factorization.safeguards import in_quarantine, newest_events
 from lakefactor.factorization.update_rules import Updated
 from lakefactor.pipelines.interactions import Span, pairs_of
 from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.stream_watch import score_ranks, score_ratings
-from lakefactor.spark.catalogue import Catalogue
+from lakefactor.spark.catalogue import Catalogue, as_lists, matrix
 from lakefactor.spark.live_factors import UPDATES, optimizer_states, read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.types import SIDES, Side
@@ -114,9 +115,13 @@ class Live:
         timed : callable
             Times a step.
         """
+        with timed("guard"):
+            ignored, guarded = self._ignored(settings, history, fresh)
+        history = history.filter(pc.invert(pc.is_in(history["event_id"], ignored)))
         learned = pa.concat_tables([missed, fresh])
+        learned = learned.filter(pc.invert(pc.is_in(learned["event_id"], ignored)))
         if not len(learned):
-            return NOTHING
+            return replace(NOTHING, acted=guarded)
         with timed("strengths"):
             before, after = self._strengths(spark, history, learned)
         changes = _changes(before, after, learned)
@@ -127,12 +132,37 @@ class Live:
             updated = solve_batch(self.model, changes, {"user": after, "item": None}, settings)
         counts = {f"{side}s": len(updated[side].rows) if side in updated else 0 for side in SIDES}
         counts |= {f"new_{side}s": self.model.size(side) - known[side] for side in SIDES}
-        acted = {
+        acted = guarded | {
             "bounded": sum(int(some.bounded.sum()) for some in updated.values()),
             "huber": sum(int(some.huber.sum()) for some in updated.values()),
         }
         rows = [self._rows(side, some, number) for side, some in updated.items() if len(some.rows)]
         return Learned(pa.concat_tables(rows) if rows else None, counts, {k: v for k, v in acted.items() if v}, metrics)
+
+    def _ignored(self, settings: Stream, history: pa.Table, fresh: pa.Table) -> tuple[pa.Array, dict[str, int]]:
+        """Return the ids of events that a safeguard keeps the model from learning, and how often each acted.
+
+        A new user is in quarantine by all its events, so it stays there until a training knows it.
+        """
+        ignored, acted = [pa.array([], history.schema.field("event_id").type)], {}
+        if settings.burst_events:
+            users = history["user_id"].combine_chunks().dictionary_encode()
+            place = users.indices.to_numpy()
+            is_new = self.model.numbers("user", users.dictionary.to_pylist())[place] < 0
+            caught = in_quarantine(place, is_new, settings.burst_events)
+            ignored.append(history["event_id"].combine_chunks().filter(pa.array(caught)))
+            acted["quarantined_users"] = len(np.unique(place[caught]))
+        if settings.events_per_user and len(fresh):
+            in_time = pc.sort_indices(
+                fresh, [("event_time", "ascending"), ("event_id", "ascending")], null_placement="at_start"
+            )
+            order = np.empty(len(fresh), np.int64)
+            order[in_time.to_numpy()] = np.arange(len(fresh))
+            users = fresh["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+            beyond = ~newest_events(users, order, settings.events_per_user)
+            ignored.append(fresh["event_id"].combine_chunks().filter(pa.array(beyond)))
+            acted["capped_events"] = int(beyond.sum())
+        return pa.concat_arrays(ignored), acted
 
     def _strengths(self, spark: SparkSession, history: pa.Table, learned: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Return the users' interactions without the learned events, and with them: ``user_id, item_id, strength``."""
@@ -158,7 +188,8 @@ class Live:
         found = pairs.join(changes, PAIR, join_type="inner").rename_columns({"after": "strength"})
         found = found.filter(pc.is_valid(found["strength"])).sort_by([(name, "ascending") for name in PAIR])
         if self.record.config.feedback == "explicit":
-            return score_ratings(self.model, settings, number, found, self.record.mean)
+            bounds = (self.record.min_strength, self.record.max_strength)
+            return score_ratings(self.model, settings, number, found, self.record.mean, bounds)
         return score_ranks(self.model, settings, number, found, before)
 
     def catalogue(self) -> Catalogue:
@@ -178,11 +209,11 @@ class Live:
             "batch_id": pa.array([number] * n, pa.int64()),
             "side": pa.array([side] * n),
             **{f"{s}_id": pa.array(ids if s == side else [None] * n, self.id_types[s]) for s in SIDES},
-            "factors": _lists(factors),
+            "factors": as_lists(factors),
             "bias": pa.array(bias),
             "n_entries": pa.array(updated.n_entries),
             "rule": pa.array(updated.rules.tolist()),
-            "optimizer_state": pa.nulls(n, pa.list_(pa.float32())) if state is None else _lists(state),
+            "optimizer_state": pa.nulls(n, pa.list_(pa.float32())) if state is None else as_lists(state),
             "updated_at": pa.array([datetime.now(timezone.utc)] * n, pa.timestamp("us", "UTC")),
         }
         return pa.table(columns)
@@ -195,12 +226,6 @@ def _changes(before: pa.Table, after: pa.Table, learned: pa.Table) -> pa.Table:
         pairs = pairs.join(strengths.rename_columns([*PAIR, name]), PAIR, join_type="left outer")
     changed = pc.or_(pc.is_valid(pairs["before"]), pc.is_valid(pairs["after"]))
     return pairs.filter(changed).sort_by([(name, "ascending") for name in PAIR])
-
-
-def _lists(rows: np.ndarray) -> pa.Array:
-    """Return the rows of a float32 matrix as lists."""
-    offsets = pa.array(np.arange(0, rows.size + 1, rows.shape[1], dtype=np.int32))
-    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(rows).ravel()))
 
 
 def load_live(spark: SparkSession, config: Config, model_version: str, number: int) -> Live:
@@ -232,7 +257,7 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
         record.config.model,
         record.mean,
         {side: table[f"{side}_id"].combine_chunks() for side, table in read.items()},
-        {side: _matrix(table["factors"], record.config.model.rank) for side, table in read.items()},
+        {side: matrix(table["factors"].combine_chunks()) for side, table in read.items()},
         {side: table["bias"].to_numpy() for side, table in read.items()},
         {side: table["n_entries"].to_numpy() for side, table in read.items()},
     )
@@ -254,13 +279,11 @@ def _restore_states(model: LiveModel, tables: Tables, model_version: str, number
         if not len(states):
             continue
         states = states.sort_by(f"{side}_id").combine_chunks()
-        rows = model.rows(side, states[f"{side}_id"])
-        width = len(states["optimizer_state"][0])
+        rows, _values = model.rows(side, states[f"{side}_id"]), matrix(states["optimizer_state"].combine_chunks())
         model.replace(
-            side, rows, model.source(side)[rows], model.n_entries(side, rows), _matrix(states["optimizer_state"], width)
+            side,
+            rows,
+            model.source(side)[rows],
+            model.n_entries(side, rows),
+            matrix(states["optimizer_state"].combine_chunks()),
         )
-
-
-def _matrix(lists: pa.ChunkedArray, columns: int) -> np.ndarray:
-    flat = lists.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    return flat.astype(np.float32, copy=False).reshape(-1, columns)

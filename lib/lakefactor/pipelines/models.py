@@ -21,6 +21,8 @@ class ModelRecord:
     config: Config
     interactions_version: int
     mean: float
+    min_strength: float
+    max_strength: float
 
 
 def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
@@ -39,7 +41,12 @@ def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
         wanted = f"model version {model_version!r}" if model_version else "any model version"
         raise TableError(f"table models does not hold {wanted}; 'lakefactor query models' lists what there is")
     return ModelRecord(
-        row.model_version, Config.model_validate_json(row.config), row.input_versions["interactions"], row["mean"]
+        row.model_version,
+        Config.model_validate_json(row.config),
+        row.input_versions["interactions"],
+        row["mean"],
+        row.min_strength,
+        row.max_strength,
     )
 
 

@@ -19,13 +19,14 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming import StreamingQuery
 
 from lakefactor.config import Config, Stream
-from lakefactor.errors import ConfigError, LakefactorError, SetupError
+from lakefactor.errors import ConfigError, SetupError
 from lakefactor.factorization.snapshot_folder import Folder
 from lakefactor.log import say
 from lakefactor.metrics.drift import DriftWatch
 from lakefactor.pipelines.lease import held
 from lakefactor.pipelines.micro_batch import APP_ID, MicroBatches
 from lakefactor.pipelines.stream_report import StreamMetrics, batch_line, change_line
+from lakefactor.spark.stream_refusals import explained
 from lakefactor.spark.stream_source import open_source
 from lakefactor.spark.tables import Tables
 
@@ -201,11 +202,8 @@ def _await(query: StreamingQuery, batches: _Guarded, folder: Folder, config: Con
     except StreamingQueryException as error:
         if batches.stopped.is_set() and batches.error is None:
             return
-        if isinstance(batches.error, LakefactorError):
-            raise batches.error from None
-        from lakefactor.spark.stream_source import explained
-
-        raise explained(error, config) or error from batches.error
+        cause = batches.error or error  # the query's own error is the text of the micro-batch's
+        raise explained(cause, config) or cause from None
     finally:
         with suppress(Exception):
             query.stop()

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -22,12 +25,14 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config, canonical_json
 from lakefactor.errors import ConfigError
 from lakefactor.factorization import snapshot as snapshots
+from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.snapshot_folder import Folder
 from lakefactor.pipelines.models import ModelRecord, live_version, newest
 from lakefactor.pipelines.progress import TrainingProgress
 from lakefactor.pipelines.run_log import RunLog
 from lakefactor.spark.attempts import Attempt, attempt_until_done
 from lakefactor.spark.barrier import rank_errors
+from lakefactor.spark.catalogue import as_lists, matrix
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.training import Lifecycle, Trained, train_once
@@ -224,10 +229,22 @@ def _factor_rows(tables: Tables, live: ModelRecord) -> DataFrame:
     sql = {"string": "string", "long": "bigint"}
     frames = []
     for side in SIDES:
-        rows = read_factors(tables, side, live.model_version)
+        rows = read_factors(tables, side, live.model_version).select(f"{side}_id", "factors", "bias")
+        if side == "item" and live.config.model.item_norm_exponent:
+            rows = rows.mapInArrow(partial(_untempered, Equation(live.config.model)), rows.schema)
         ids = [F.col(f"{s}_id") if s == side else F.lit(None).cast(sql[types[s]]).alias(f"{s}_id") for s in SIDES]
         frames.append(rows.select(*ids, "factors", "bias"))
     return frames[0].unionByName(frames[1])
+
+
+def _untempered(equation: Equation, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Turn the item factors that scores use into those that the equation needs."""
+    for batch in batches:
+        if batch.num_rows:
+            factors = as_lists(equation.untempered(matrix(batch["factors"])))
+            field = batch.schema.field("factors")
+            batch = batch.set_column(1, field, factors.cast(field.type))
+        yield batch
 
 
 def _write(

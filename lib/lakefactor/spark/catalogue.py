@@ -90,6 +90,16 @@ def matrix(lists: pa.Array) -> NDArray[np.float32]:
     return values.reshape(len(lists), -1) if len(lists) else np.empty((0, 0), np.float32)
 
 
+def as_lists(rows: NDArray[np.float32]) -> pa.Array:
+    """Return a float32 matrix as a column of lists, one for each row.
+
+    >>> as_lists(np.array([[1, 2], [3, 4]], np.float32)).to_pylist()
+    [[1.0, 2.0], [3.0, 4.0]]
+    """
+    offsets = np.arange(len(rows) + 1, dtype=np.int32) * rows.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(np.ascontiguousarray(rows).ravel()))
+
+
 def csr_columns(
     lists: pa.Array, catalogue: Catalogue, *values: pa.Array
 ) -> tuple[NDArray[np.int64], NDArray[np.int32], list[NDArray[np.float32]]]:

@@ -6,7 +6,7 @@ Goes through Hadoop's file systems, so that whatever Spark can read can be liste
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -106,6 +106,13 @@ def check_folder(spark: SparkSession, asked: str, declared_format: str) -> str:
             raise InputError(f"input folder {folder.toString()} is a Delta table, not a folder of files")
         _sets([file for file in _below(files, folder) if file.length], declared_format)
     return str(folder.toString())
+
+
+def missing_files(spark: SparkSession, uris: Iterable[str]) -> list[str]:
+    """Return the paths of those files that are not there, in order."""
+    jvm, hadoop_conf = _jvm(spark), spark.sparkContext._jsc.hadoopConfiguration()
+    paths = [jvm.org.apache.hadoop.fs.Path(jvm.java.net.URI(uri)) for uri in uris]
+    return sorted(path.toString() for path in paths if not path.getFileSystem(hadoop_conf).exists(path))
 
 
 def _each_once(sets: list[FileSet]) -> list[FileSet]:

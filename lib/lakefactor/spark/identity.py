@@ -3,7 +3,8 @@
 With a time, an event is its user, item, type, value and time: identical rows are one event delivered again, whatever
 file they come from. Without a time, two identical rows are two events; what tells them apart is the source and the
 row's number among the identical rows of that source. So counts add up, a source read again changes nothing, and a
-source that has grown adds what is new. Refused rows are told apart the same way.
+source that has grown adds what is new. Where a row has a position in its source that never changes (a message's
+offset), that takes the place of the number. Refused rows are told apart the same way.
 """
 
 from __future__ import annotations
@@ -27,12 +28,15 @@ def count_identical(rows: DataFrame) -> DataFrame:
     -------
     DataFrame
         The columns of `rows`, `copies` (identical rows, >= 1) and `events` (rows that they amount to). Where copies
-        come from several sources, `source_hash` is the least of theirs.
+        come from several sources, `source_hash` is the least of theirs; `position` is null where it does not matter.
     """
     rows_of_one_source = F.col("event_time").isNull() | F.col("reason").isNotNull()
     counted = (
         rows.withColumn("own_source", F.when(rows_of_one_source, F.col("source_hash")))
-        .groupBy("user_id", "item_id", "event_type", "value", "event_time", "reason", "content", "own_source")
+        .withColumn("position", F.when(rows_of_one_source, F.col("position")))
+        .groupBy(
+            "user_id", "item_id", "event_type", "value", "event_time", "reason", "content", "own_source", "position"
+        )
         .agg(F.count(F.lit(1)).alias("copies"), F.min("source_hash").alias("source_hash"))
     )
     events = F.when(F.col("own_source").isNull(), 1).otherwise(F.col("copies"))
@@ -72,8 +76,10 @@ def identified_rejects(counted: DataFrame, sources: DataFrame, now: datetime) ->
 
 
 def _each_once(counted: DataFrame, sources: DataFrame) -> DataFrame:
-    """Repeat every row `events` times, with `source` and the number `occurrence` (1...)."""
-    numbered = counted.select("*", F.explode(F.sequence(F.lit(1), F.col("events").cast("bigint"))).alias("occurrence"))
+    """Repeat every row `events` times, with `source` and `occurrence`: its position, else its number (1...)."""
+    numbers = F.explode(F.sequence(F.lit(1), F.col("events").cast("bigint")))
+    numbered = counted.select("*", numbers.alias("number"))
+    numbered = numbered.withColumn("occurrence", F.coalesce("position", "number"))
     return numbered.join(F.broadcast(sources), "source_hash", "left")
 
 

@@ -73,6 +73,36 @@ def assign_roles(columns: Sequence[str], ingest: Ingest, source: str) -> Roles:
     return Roles(user, item, found["value"], found["time"], found["type"])
 
 
+def assign_message_roles(keys: Sequence[str], ingest: Ingest, source: str) -> Roles:
+    """Find the key of every role among those that the messages at hand have; an absent key is empty in all of them.
+
+    Parameters
+    ----------
+    keys : sequence of str
+    ingest : Ingest
+    source : str
+        As for `assign_roles`.
+
+    Raises
+    ------
+    InputError
+        A role could be played by several keys.
+
+    Examples
+    --------
+    >>> assign_message_roles(["user", "price"], Ingest(value_column="amount"), "kafka:clicks")
+    Roles(user='user', item='item', value='amount', time=None, type=None)
+    """
+    columns = list(keys)
+    for role in USUAL_NAMES:
+        configured = getattr(ingest, f"{role}_column")
+        if configured and configured.lower() not in [name.lower() for name in columns]:
+            columns.append(configured)
+        elif not configured and role in ("user", "item") and _column(role, columns, "", source) is None:
+            columns.append(role)
+    return assign_roles(columns, ingest, source)
+
+
 def _column(role: str, columns: Sequence[str], configured: str, source: str) -> str | None:
     key = f"ingest.{role}_column"
     if configured:

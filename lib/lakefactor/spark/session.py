@@ -26,6 +26,8 @@ PYSPARK_VERSION = "4.1.1"
 DELTA_VERSION = "4.1.0"
 JAVA_VERSIONS = (17, 21)
 DELTA_PACKAGE = f"io.delta:delta-spark_4.1_2.13:{DELTA_VERSION}"
+KAFKA_PACKAGE = f"org.apache.spark:spark-sql-kafka-0-10_2.13:{PYSPARK_VERSION}"
+KAFKA_SOURCE = "org.apache.spark.sql.kafka010.KafkaSourceProvider"
 DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 
@@ -36,7 +38,7 @@ def build(config: Config, app_name: str) -> SparkSession:
     Parameters
     ----------
     config : Config
-        Sections ``spark`` and ``tables``.
+        Sections ``spark`` and ``tables``; ``stream`` says whether Spark needs its Kafka connector.
     app_name : str
         Name in the Spark UI; spark-submit's ``--name`` wins.
 
@@ -48,7 +50,8 @@ def build(config: Config, app_name: str) -> SparkSession:
     Raises
     ------
     SetupError
-        pyspark, delta-spark, Java or Delta's jar is missing or of another version than the one that works.
+        pyspark, delta-spark, Java or Delta's jar is missing or of another version than the one that works; or Kafka's
+        connector is missing.
     """
     managed = "DATABRICKS_RUNTIME_VERSION" in os.environ  # a runtime that ships its own matched Spark, Delta and Java
     if not managed:
@@ -65,6 +68,11 @@ def build(config: Config, app_name: str) -> SparkSession:
         spark.sparkContext.setLogLevel("ERROR")
     if not managed:
         _check_jvm(spark)
+    if config.stream.source == "kafka" and not _has_class(spark, KAFKA_SOURCE):
+        raise SetupError(
+            f"Spark runs without its Kafka connector, which stream.source kafka needs; add to spark-submit: --packages "
+            f"{KAFKA_PACKAGE} (or put its jars into Spark's folder jars/)"
+        )
     return spark
 
 
@@ -140,8 +148,12 @@ def _launch_settings(config: Config) -> dict[str, str]:
     quiet = Path(__file__).with_name("log4j2.properties")
     if quiet.is_file():
         settings["spark.driver.extraJavaOptions"] = f"-Dlog4j2.configurationFile={quiet.as_uri()}"
-    if not any(Path(_find_spark_home(), "jars").glob("*delta-spark_*.jar")):
-        settings["spark.jars.packages"] = DELTA_PACKAGE
+    jars = Path(_find_spark_home(), "jars")
+    wanted = {"*delta-spark_*.jar": DELTA_PACKAGE}
+    if config.stream.source == "kafka":
+        wanted["*spark-sql-kafka-0-10_*.jar"] = KAFKA_PACKAGE
+    if missing := [package for pattern, package in wanted.items() if not any(jars.glob(pattern))]:
+        settings["spark.jars.packages"] = ",".join(missing)
     return settings
 
 
@@ -157,7 +169,7 @@ def _check_jvm(spark: SparkSession) -> None:
     """Refuse a JVM (started by somebody else) without Delta, or with another Spark, Delta or Java."""
     jvm = spark._jvm
     assert jvm is not None
-    if not jvm.org.apache.spark.util.Utils.classIsLoadable(DELTA_EXTENSION):
+    if not _has_class(spark, DELTA_EXTENSION):
         raise SetupError(
             f"Spark runs without Delta's jar; add to spark-submit: --packages {DELTA_PACKAGE} (or put the jar into "
             "Spark's folder jars/)"
@@ -167,6 +179,12 @@ def _check_jvm(spark: SparkSession) -> None:
     except Py4JError:  # a jar given by --packages is out of sight of Py4J's class loader on some masters
         delta_version = DELTA_VERSION
     check_versions(spark.version, delta_version, jvm.java.lang.System.getProperty("java.version"))
+
+
+def _has_class(spark: SparkSession, name: str) -> bool:
+    jvm = spark._jvm
+    assert jvm is not None
+    return bool(jvm.org.apache.spark.util.Utils.classIsLoadable(name))
 
 
 def _installed(package: str) -> str | None:

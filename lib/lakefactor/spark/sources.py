@@ -30,12 +30,14 @@ from lakefactor.config import Ingest
 from lakefactor.contracts import IdType
 from lakefactor.errors import ConfigError, InputError
 from lakefactor.spark.files import FileSet, find_files, header_of, refused, without_patterns
-from lakefactor.spark.roles import Roles, assign_roles
+from lakefactor.spark.roles import Roles, assign_message_roles, assign_roles
 from lakefactor.spark.tables import Tables
 from lakefactor.types import SIDES, Side
 
 SOURCE = "_lakefactor_source"
 LINE = "_lakefactor_line"
+TEXT = "_lakefactor_text"
+POSITION = "_lakefactor_position"
 HEADERLESS_COLUMNS = ("user", "item", "value", "time")
 
 _READABLE: dict[str, tuple[str, tuple[type[DataType], ...]]] = {
@@ -47,19 +49,22 @@ _READABLE: dict[str, tuple[str, tuple[type[DataType], ...]]] = {
 
 @dataclass(frozen=True)
 class RawRows:
-    """Rows of files that have the same columns.
+    """Rows of files, or messages, that have the same columns.
 
     Attributes
     ----------
     frame : DataFrame
         The source's own columns, SOURCE (xxhash64 of the file's URI), and LINE (text of a malformed line, else null).
+        Messages also have TEXT (as they were found) and POSITION (offset).
     columns : tuple of str
         The source's own columns.
     roles : Roles
     integral_ids : dict of Side to bool
         Whether a side's ids are integers by the file's own types; never true of CSV.
     files : FileSet
-        The files that the rows are from.
+        The files, or the topic, that the rows are from.
+    value_may_be_empty : bool
+        Whether an empty value means 1; else the row is refused.
     """
 
     frame: DataFrame
@@ -67,6 +72,7 @@ class RawRows:
     roles: Roles
     integral_ids: dict[Side, bool]
     files: FileSet
+    value_may_be_empty: bool
 
 
 def read_sources(spark: SparkSession, ingest: Ingest, paths: Sequence[str]) -> list[RawRows]:
@@ -91,6 +97,44 @@ def read_files(spark: SparkSession, ingest: Ingest, files: FileSet) -> list[RawR
     if files.format == "csv":
         return _read_csv(spark, files, ingest)
     return [_read_json(spark, files, ingest) if files.format == "json" else _read_typed(spark, files, ingest)]
+
+
+def read_messages(messages: DataFrame, topic: str, keys: Sequence[str], ingest: Ingest) -> RawRows:
+    """Read messages that are JSON objects, as JSON lines are read; others are malformed.
+
+    What becomes of a message does not depend on the others: one without a value has the value 1, unless
+    ``ingest.value_column`` says that there is to be one (and no ``ingest.type_column`` that there need not be).
+
+    Parameters
+    ----------
+    messages : DataFrame
+        ``partition, offset, text``.
+    topic : str
+        Names the source of every row, ``kafka:topic/partition``, and nothing else.
+    keys : sequence of str
+        Keys that any of the messages has.
+    ingest : Ingest
+
+    Raises
+    ------
+    InputError
+        Several keys could be the user's, the item's, ...
+    """
+    place = f"kafka:{topic}"
+    roles = assign_message_roles(sorted(keys), ingest, place)
+    columns = tuple(name for name in (roles.user, roles.item, roles.value, roles.time, roles.type) if name is not None)
+    options = {"columnNameOfCorruptRecord": LINE}
+    fields = F.from_json("text", _text_schema(columns), options)
+    no_object = F.json_object_keys("text").isNull()
+    frame = messages.select(
+        *(fields.getField(name).alias(name) for name in columns),
+        F.when(no_object, F.coalesce("text", F.lit(""))).otherwise(fields.getField(LINE)).alias(LINE),
+        F.xxhash64(F.concat(F.lit(f"{place}/"), "partition")).alias(SOURCE),
+        F.col("text").alias(TEXT),
+        F.col("offset").alias(POSITION),
+    )
+    may_be_empty = not ingest.value_column or bool(ingest.type_column)
+    return RawRows(frame, columns, roles, dict.fromkeys(SIDES, False), FileSet("kafka", (place,)), may_be_empty)
 
 
 def source_names(spark: SparkSession, raw: Sequence[RawRows]) -> DataFrame:
@@ -209,7 +253,7 @@ def _raw(frame: DataFrame, files: FileSet, place: str, ingest: Ingest, types: St
                 f"{place}: column {column!r} is {kinds[column].simpleString()}; {side} ids are texts or 64-bit "
                 f"integers; convert it, or correct ingest.{side}_column"
             )
-    return RawRows(frame, columns, roles, integral, files)
+    return RawRows(frame, columns, roles, integral, files, value_may_be_empty=roles.type is not None)
 
 
 def _is_integral(kind: DataType) -> bool:

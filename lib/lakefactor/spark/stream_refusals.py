@@ -62,10 +62,34 @@ def explained(error: BaseException, config: Config) -> LakefactorError | None:
             f"another stream writes to the checkpoint {checkpoint_of(config)}; stop it, or give this one another "
             "stream.name"
         )
+    if config.stream.source == "kafka":
+        return _kafka(text, config)
     for name in found:
         reason = _reason(name, config)
         if reason is not None:
             return reason
+    return None
+
+
+def _kafka(text: str, config: Config) -> LakefactorError | None:
+    """Return what an error of Kafka's client, or of Spark's connector, means."""
+    stream = config.stream
+    if "UnknownTopicOrPartitionException" in text:
+        return InputError(
+            f"there is no topic {stream.kafka_topic} at {stream.kafka_servers}; create it, or correct "
+            "stream.kafka_topic"
+        )
+    if "KAFKA_DATA_LOSS" in text or "OffsetOutOfRangeException" in text:
+        return InputError(
+            f"topic {stream.kafka_topic} no longer holds messages that the stream has to read next: they were deleted, "
+            "or the topic was created again; ingest them from where they still are, then start the stream under "
+            "another stream.name, which reads the topic from its beginning, and keep messages longer (retention.ms)"
+        )
+    if "kafka.common.errors.TimeoutException" in text or "No resolvable bootstrap urls" in text:
+        return InputError(
+            f"Kafka does not answer at {stream.kafka_servers}; start it, or correct stream.kafka_servers or "
+            "stream.kafka_options; the stream goes on where it stopped"
+        )
     return None
 
 

@@ -10,15 +10,17 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.contracts import IdType, load
 from lakefactor.errors import ConfigError, InputError, TableError
-from lakefactor.spark.files import check_folder, group_files, without_patterns
-from lakefactor.spark.judging import judge_rows
-from lakefactor.spark.sources import RawRows, decide_id_types, read_files
+from lakefactor.spark.files import check_folder, group_files, missing_files, without_patterns
+from lakefactor.spark.judging import JudgedRows, judge_rows
+from lakefactor.spark.sources import RawRows, decide_id_types, read_files, read_messages
 from lakefactor.spark.stream_checkpoint import first_version, planned_files
 from lakefactor.spark.stream_refusals import BEGIN_AGAIN, explained
 from lakefactor.spark.tables import Tables
@@ -102,6 +104,8 @@ def open_source(spark: SparkSession, config: Config, starting_version: int = 0) 
     """
     if config.stream.source == "files":
         return FileSource(spark, config)
+    if config.stream.source == "kafka":
+        return KafkaSource(spark, config)
     return ChangeSource(spark, config, starting_version)
 
 
@@ -131,21 +135,13 @@ class FileSource:
             .load(without_patterns(self._folder))
         )
         uri = files.metadataColumn("_metadata").getField("file_path")
-        return files.select("path", "length", uri.alias("uri"))
+        return files.select("path", uri.alias("uri"))
 
     def batch(self, frame: DataFrame, batch_id: int, now: datetime) -> BatchRows:
         """Read the files of a micro-batch as an ingest reads files."""
         spark, ingest = frame.sparkSession, self._config.ingest
-        found = {tuple(row) for row in frame.collect()}  # a set: Spark repeats files whose paths look like patterns
-        files = [(path, uri) for path, length, uri in sorted(found) if length > 0]
-        planned = planned_files(spark, self._config, batch_id)
-        if len(found) < len(planned):  # Spark passes over files that have gone
-            raise InputError(
-                f"{len(planned) - len(found)} of the {len(planned)} files of micro-batch {batch_id} have gone from the "
-                f"landing folder {self._folder} before they were read; put them back (or an empty file of the same "
-                f"name), and start the stream again; the files are {', '.join(sorted(planned)[:20])}"
-                + (", ..." if len(planned) > 20 else "")
-            )
+        files = sorted({(row["path"], row["uri"]) for row in frame.collect()})  # Spark repeats those with brackets
+        self._check_presence(spark, batch_id, {path for path, _ in files})
         try:
             sets = group_files([path for path, _ in files], ingest.format, self._folder)
             raw = [rows for one_format in sets for rows in read_files(spark, ingest, one_format)]
@@ -160,15 +156,70 @@ class FileSource:
                 f"{error}; micro-batch {batch_id} waits for this: correct the configuration or the file in its place, "
                 "or put an empty file in its place, and start the stream again"
             ) from error
-        return BatchRows(
-            judged.events,
-            judged.rejects if judged.reasons else None,
-            judged.read,
-            judged.duplicates,
-            judged.reasons,
-            appended=False,
-            persisted=(judged.counted,),
-        )
+        return _batch_rows(judged)
+
+    def _check_presence(self, spark: SparkSession, batch_id: int, found: set[str]) -> None:
+        """Refuse a micro-batch whose files have gone: Spark passes over them, as it does over empty ones."""
+        planned = planned_files(spark, self._config, batch_id)
+        if len(found) == len(planned):
+            return
+        if gone := [path for path in missing_files(spark, planned) if path not in found]:
+            raise InputError(
+                f"{len(gone)} of the {len(planned)} files of micro-batch {batch_id} have gone from the landing folder "
+                "before they were read; put them back, or empty files in their places, and start the stream again; "
+                f"they are {', '.join(gone[:20])}{', ...' if len(gone) > 20 else ''}"
+            )
+
+
+class KafkaSource:
+    """Messages of a Kafka topic, each a JSON object with the columns of a JSON line.
+
+    A message is one event of the source ``kafka:topic/partition``. A first start reads the topic from its beginning,
+    unless ``stream.kafka_options`` has another ``startingOffsets``.
+    """
+
+    def __init__(self, spark: SparkSession, config: Config) -> None:
+        self._spark = spark
+        self._config = config
+        self._ids = _IdTypes(config)
+
+    def frame(self) -> DataFrame:
+        """Return the stream of messages."""
+        stream = self._config.stream
+        options = {
+            "startingOffsets": "earliest",
+            **stream.kafka_options,
+            "kafka.bootstrap.servers": stream.kafka_servers,
+            "subscribe": stream.kafka_topic,
+            "maxOffsetsPerTrigger": str(stream.max_rows),
+            "failOnDataLoss": "true",
+        }
+        messages = self._spark.readStream.format("kafka").options(**options).load()
+        return messages.select("partition", "offset", F.make_valid_utf8(F.col("value").cast("string")).alias("text"))
+
+    def batch(self, frame: DataFrame, batch_id: int, now: datetime) -> BatchRows:
+        """Read the messages of a micro-batch as an ingest reads JSON lines."""
+        spark, config = frame.sparkSession, self._config
+        messages = frame.persist()
+        try:
+            found = (
+                messages.select("partition", F.explode_outer(F.json_object_keys("text")).alias("key"))
+                .agg(F.collect_set("partition").alias("partitions"), F.collect_set("key").alias("keys"))
+                .collect()[0]
+            )
+            if not found["partitions"]:
+                return _no_rows(spark)
+            topic = config.stream.kafka_topic
+            raw = [read_messages(messages, topic, found["keys"], config.ingest)]
+            id_types = self._ids.of(Tables(spark, config.tables), raw)
+            partitions = sorted(found["partitions"])
+            names = spark.createDataFrame([(f"kafka:{topic}/{number}",) for number in partitions], "source string")
+            sources = names.select(F.xxhash64("source").alias("source_hash"), "source")
+            return _batch_rows(judge_rows(raw, sources, config.ingest, id_types, now))
+        except (PySparkException, Py4JJavaError) as error:
+            raise explained(error, config) or error from error
+        finally:
+            messages.unpersist()
 
 
 class ChangeSource:
@@ -215,7 +266,7 @@ class ChangeSource:
         )
         try:
             by_type = {row["_change_type"]: row for row in found.collect()}
-        except Exception as error:
+        except (PySparkException, Py4JJavaError) as error:
             changes.unpersist()
             raise explained(error, self._config) or error from error
         inserted = by_type.pop("insert", None)
@@ -261,6 +312,18 @@ class _IdTypes:
             tables.ensure("events", *types)
             self.known = types
         return self.known
+
+
+def _batch_rows(judged: JudgedRows) -> BatchRows:
+    return BatchRows(
+        judged.events,
+        judged.rejects if judged.reasons else None,
+        judged.read,
+        judged.duplicates,
+        judged.reasons,
+        appended=False,
+        persisted=(judged.counted,),
+    )
 
 
 def _no_rows(spark: SparkSession) -> BatchRows:

@@ -14,7 +14,7 @@ from pyspark.sql.types import DataType, NumericType, StringType
 
 from lakefactor.config import Ingest
 from lakefactor.contracts import IdType
-from lakefactor.spark.sources import LINE, SOURCE, RawRows
+from lakefactor.spark.sources import LINE, POSITION, SOURCE, TEXT, RawRows
 from lakefactor.types import Side
 
 EPOCH_MILLIS_FROM = 100_000_000_000
@@ -44,8 +44,9 @@ def check_rows(raw: RawRows, ingest: Ingest, id_types: tuple[IdType, IdType], no
     Returns
     -------
     DataFrame
-        ``user_id, item_id, event_type, value, event_time, source_hash, reason, content``. An event has a null `reason`
-        and a null `content`; a refused row has both: content is its malformed line, or its columns as JSON.
+        ``user_id, item_id, event_type, value, event_time, source_hash, position, reason, content``. An event has a null
+        `reason` and a null `content`; a refused row has both: content is its line where that is malformed or was kept,
+        else its columns as JSON.
 
     Notes
     -----
@@ -59,11 +60,12 @@ def check_rows(raw: RawRows, ingest: Ingest, id_types: tuple[IdType, IdType], no
         _id_fault("user", F.col(_USER_TEXT), F.col(_USER), ingest),
         _id_fault("item", F.col(_ITEM_TEXT), F.col(_ITEM), ingest),
         F.when(~F.col(_TYPE).isin([*ingest.event_weights, ingest.delete_event_type]), "event type is unknown"),
-        _value_fault(F.col(_VALUE_TEXT), F.col(_VALUE), ingest, may_be_empty=raw.roles.type is not None),
+        _value_fault(F.col(_VALUE_TEXT), F.col(_VALUE), ingest, raw.value_may_be_empty),
         _time_fault(F.col(_TIME_TEXT), F.col(_TIME), now + timedelta(days=ingest.max_future_days)),
     )
     judged = parsed.withColumn(_REASON, reason)
-    line_or_columns = F.coalesce(F.col(LINE), F.to_json(F.struct(*map(_named, raw.columns))))
+    as_found = F.col(TEXT) if TEXT in raw.frame.columns else F.to_json(F.struct(*map(_named, raw.columns)))
+    position = F.col(POSITION) if POSITION in raw.frame.columns else F.lit(None).cast("bigint")
     return judged.select(
         F.col(_USER).alias("user_id"),
         F.col(_ITEM).alias("item_id"),
@@ -71,8 +73,9 @@ def check_rows(raw: RawRows, ingest: Ingest, id_types: tuple[IdType, IdType], no
         F.coalesce(F.col(_VALUE), F.lit(1.0)).alias("value"),
         F.col(_TIME).alias("event_time"),
         F.col(SOURCE).alias("source_hash"),
+        position.alias("position"),
         F.col(_REASON).alias("reason"),
-        F.when(F.col(_REASON).isNotNull(), line_or_columns).alias("content"),
+        F.when(F.col(_REASON).isNotNull(), F.coalesce(F.col(LINE), as_found)).alias("content"),
     )
 
 

@@ -167,6 +167,7 @@ def test_explicit_feedback_refuses_what_would_change_ratings(overrides: list[str
         (["ingest.min_value=2", "ingest.max_value=2"], "ingest.min_value 2 must be below ingest.max_value 2"),
         (["ingest.user_column=a", "ingest.time_column=a"], "ingest.*_column: one column is named twice: a, a"),
         (["ingest.delimiter='\"'"], "ingest.delimiter must not be a quote or a line end"),
+        (["stream.huber=1"], "stream.huber is for explicit feedback only: set it to 0"),
         (["synthetic.groups=50", "synthetic.items=49"], "synthetic.groups (50) must not exceed synthetic.items (49)"),
     ],
 )

@@ -112,7 +112,7 @@ BATCHES = [
 ]
 
 
-RULES = [("exact", "exact"), ("exact", "proximal"), ("proximal", "proximal"), ("adam", "sgd")]
+RULES = [("exact", "exact"), ("exact", "proximal"), ("proximal", "proximal"), ("adam", "sgd"), ("sgd", "momentum")]
 TEMPERED = {"tempered": MODELS["ials"].model_copy(update={"item_norm_exponent": 0.6})}
 
 
@@ -148,8 +148,7 @@ def restarted(live, seed):
     anew = type(live)(live.model, live.equation.mean, *parts.values())
     for side, rows in orders.items():
         if (state := live.state(side, rows)) is not None:
-            all_rows = np.arange(len(rows))
-            anew.replace(side, all_rows, anew.source(side).copy(), anew.n_entries(side, all_rows), state)
+            anew.put_state(side, np.arange(len(rows)), state)
     return anew
 
 
@@ -272,6 +271,37 @@ def test_an_error_leaves_the_rows_as_they_were(rules):
         for name, row in before[side].items():
             np.testing.assert_array_equal(after[name], row)
         np.testing.assert_array_equal(live.scaled_gramian(side), grams[side])
+
+
+@pytest.mark.parametrize("algorithm", MODELS)
+def test_heavy_rows_need_no_history_and_threads_change_no_bit(algorithm):
+    """Histories of rows beyond the threshold are left out; they go by `proximal`, all others by `exact`."""
+    settings = Stream(user_rule="exact", item_rule="exact", exact_max_entries=12)
+    changed = [("u-1", "i-2", STATE.get(("u-1", "i-2")), 5.0), ("u-9", "i-19", STATE.get(("u-9", "i-19")), 4.0)]
+    state = STATE | {change[:2]: change[3] for change in changed}
+    results = []
+    for threads in (1, 3):
+        live = live_model(MODELS[algorithm])
+        rows = {side: np.arange(live.size(side)) for side in SIDES}
+        light = {
+            side: {name for name, n in zip(live.ids(side, rows[side]), live.n_entries(side, rows[side]), strict=True)
+                   if n <= 12}
+            for side in SIDES
+        }  # fmt: skip
+        histories = {
+            side: table_of({pair: strength for pair, strength in state.items() if pair[place] in light[side]})
+            for place, side in enumerate(SIDES)
+        }
+        updated = solve_batch(live, changes_of(changed), histories, settings, threads)
+        for side in SIDES:
+            expected = ["exact" if name in light[side] else "proximal" for name in live.ids(side, updated[side].rows)]
+            assert updated[side].rules.tolist() == expected
+            counts = [len(entries_of(state, side, name)) for name in live.ids(side, updated[side].rows)]
+            assert updated[side].n_entries.tolist() == counts
+        assert {"exact", "proximal"} <= {rule for side in SIDES for rule in updated[side].rules}
+        results.append(updated)
+    for side in SIDES:
+        np.testing.assert_array_equal(results[0][side].factors, results[1][side].factors)
 
 
 def test_a_pair_given_twice_is_refused():
