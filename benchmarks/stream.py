@@ -1,9 +1,9 @@
 """Freshness of a stream and what it costs, beside a retraining by MLlib: ``make bench-stream``.
 
-History: 10M events of 70k users and 10k items in Delta, and a published model of rank 64. Then files of 1k, 20k and 100k
-events are moved into the landing folder of a running stream, one after the other, each as soon as the one before is
-done. Rules of users and items: ``exact`` (users exact, items proximal), ``proximal`` (both) and ``sgd`` (both), each on
-a copy of the same tables. The first micro-batch of each size is left out.
+History: 10M events of 70k users and 10k items in Delta, and a published model of rank 64. Then files of 1k, 20k and
+100k events are moved into the landing folder of a running stream, one after the other, each as soon as the one before
+is done. Rules of users and items: ``exact`` (users exact, items proximal), ``proximal`` (both) and ``sgd`` (both), each
+on a copy of the same tables. The first micro-batch of each size is left out.
 
 Seconds are measured from the file's arrival to the commit of `factor_updates`, which makes its factors readable
 (``readable``), and to the end of the micro-batch (``whole``), which events per second count by. MLlib's retraining, in
@@ -171,7 +171,9 @@ def stream_sizes(
 def summary(size: str, batches: list[dict[str, Any]]) -> dict[str, Any]:
     """Return p50, p95, throughput, and the medians of steps and bytes of some micro-batches."""
     readable, whole = ([batch[name] for batch in batches] for name in ("readable", "whole"))
-    steps = {name: float(np.median([batch["seconds"].get(name, 0.0) for batch in batches])) for name in batches[0]["seconds"]}
+    steps = {
+        name: float(np.median([batch["seconds"].get(name, 0.0) for batch in batches])) for name in batches[0]["seconds"]
+    }
     total = float(np.median(whole))
     steps["after"] = max(0.0, total - steps.pop("total") - steps["pick_up"])
     return {
@@ -211,7 +213,9 @@ def growth_of(runs: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 def tell(rules: dict[str, Any]) -> None:
     """Show what was measured."""
-    steps = list(dict.fromkeys(s for run in rules.values() for size in run["sizes"].values() for s in size["step_seconds"]))
+    steps = list(
+        dict.fromkeys(s for run in rules.values() for size in run["sizes"].values() for s in size["step_seconds"])
+    )
     table = Table("rule", "events", "p50 s", "p95 s", "events/s", "MB", "jobs", *steps, box=None)
     for rule, run in rules.items():
         for size, found in run["sizes"].items():
@@ -245,7 +249,10 @@ def headline(rules: dict[str, Any], growth: dict[str, Any], retrain: dict[str, A
 
 def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure everything; return the record."""
-    record: dict[str, Any] = {"problem": {k: v for k, v in vars(args).items() if k != "out"}, "machine": machine(LIBRARIES)}
+    record: dict[str, Any] = {
+        "problem": {k: v for k, v in vars(args).items() if k != "out"},
+        "machine": machine(LIBRARIES),
+    }
     lengths = [args.events // 10, 3 * args.events // 10, args.events]
     spark = build(configuration(args, folder, folder, "exact"), "lakefactor stream benchmark")
     record["prepare_seconds"], growth = {}, {}

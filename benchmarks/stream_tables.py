@@ -26,7 +26,7 @@ from lakefactor.query.lake import Lake
 from lakefactor.spark.tables import Tables
 
 FILES = 16
-"""Of the table `events`, each with the events of some neighbouring users, as OPTIMIZE of a clustered table leaves them."""
+"""Of the table `events`, each with the events of neighbouring users, as OPTIMIZE of a clustered table leaves them."""
 
 FIRST_SECOND, DAYS = 1_700_000_000, 90
 NEW_USERS = 0.01
@@ -67,10 +67,11 @@ def write_events(spark: SparkSession, config: Config, history: History, seed: in
     with tempfile.TemporaryDirectory() as folder:
         for number, some in enumerate(np.array_split(np.arange(len(history.user)), FILES)):
             n = len(some)
+            digests = pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), n, [None, pa.py_buffer(rng.bytes(16 * n))])
             micros = FIRST_SECOND * 10**6 + rng.integers(DAYS * 86_400, size=n) * 10**6
             chunk = pa.table(
                 {
-                    "event_id": pa.FixedSizeBinaryArray.from_buffers(pa.binary(16), n, [None, pa.py_buffer(rng.bytes(16 * n))]).cast(pa.binary()),
+                    "event_id": digests.cast(pa.binary()),
                     "user_id": _names("user", history.user[some]),
                     "item_id": _names("item", history.item[some]),
                     "event_type": pa.repeat("view", n),
@@ -79,7 +80,7 @@ def write_events(spark: SparkSession, config: Config, history: History, seed: in
                     "source": pa.repeat("file:///landing/history.csv", n),
                     "ingested_at": pa.repeat(pa.scalar(FIRST_SECOND * 10**6, pa.timestamp("us", "UTC")), n),
                 }
-            )  # fmt: skip
+            )
             pyarrow.parquet.write_table(chunk, Path(folder, f"{number:02d}.parquet"))
         cost = "spark.sql.files.openCostInBytes"
         before = spark.conf.get(cost)
