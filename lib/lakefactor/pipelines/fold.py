@@ -43,8 +43,10 @@ class FoldResult(BaseModel):
     kept: int = 0
 
 
-def fold(tables: Tables, model_version: str) -> FoldResult:
+def fold(tables: Tables, model_version: str, batch_below: int | None = None) -> FoldResult:
     """Write the newest update of each user and item into the factor tables, then delete the updates.
+
+    With `batch_below`, only those of earlier micro-batches: one that may be run again must find what was before it.
 
     Updates that a micro-batch appends meanwhile stay. Of each id that has an optimizer's state the newest such row
     stays too: readers pass it over, since the factor table's row is as new. Updates of versions that nobody can read
@@ -59,6 +61,8 @@ def fold(tables: Tables, model_version: str) -> FoldResult:
         return FoldResult(model_version=model_version)
     updates = tables.read(UPDATES, tables.version(UPDATES))
     ours = F.col("model_version") == model_version
+    if batch_below is not None:
+        ours &= F.col("batch_id") < batch_below
     found = updates.agg(
         F.max(F.when(ours, F.col("batch_id"))).alias("last"),
         F.count_if(ours & F.col("optimizer_state").isNotNull()).alias("states"),

@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config, Stream
@@ -95,6 +95,7 @@ class Live:
         history: pa.Table,
         missed: pa.Table,
         fresh: pa.Table,
+        events_of_items: Callable[[pa.Array], DataFrame],
         number: int,
         timed: Timer,
     ) -> Learned:
@@ -110,6 +111,8 @@ class Live:
             Events that came after the training and before the stream; they are learned and not measured.
         fresh : pyarrow.Table
             New events.
+        events_of_items : callable
+            Gives all events of some items, new ones included; asked where items are solved exactly.
         number : int
             The micro-batch.
         timed : callable
@@ -127,9 +130,14 @@ class Live:
         changes = _changes(before, after, learned)
         with timed("measure"):
             metrics = self._measure(settings, before, changes, fresh, number)
+        of_items = None
+        if settings.item_rule == "exact":
+            with timed("item_history"):
+                items = pc.unique(changes["item_id"])
+                of_items = self._item_history(spark, events_of_items(items), ignored)
         known = {side: self.model.size(side) for side in SIDES}
         with timed("solve"):
-            updated = solve_batch(self.model, changes, {"user": after, "item": None}, settings)
+            updated = solve_batch(self.model, changes, {"user": after, "item": of_items}, settings)
         counts = {f"{side}s": len(updated[side].rows) if side in updated else 0 for side in SIDES}
         counts |= {f"new_{side}s": self.model.size(side) - known[side] for side in SIDES}
         acted = guarded | {
@@ -137,7 +145,8 @@ class Live:
             "huber": sum(int(some.huber.sum()) for some in updated.values()),
         }
         rows = [self._rows(side, some, number) for side, some in updated.items() if len(some.rows)]
-        return Learned(pa.concat_tables(rows) if rows else None, counts, {k: v for k, v in acted.items() if v}, metrics)
+        updates = pa.concat_tables(rows) if rows else None
+        return Learned(updates, counts, {name: count for name, count in acted.items() if count}, metrics, after)
 
     def _ignored(self, settings: Stream, history: pa.Table, fresh: pa.Table) -> tuple[pa.Array, dict[str, int]]:
         """Return the ids of events that a safeguard keeps the model from learning, and how often each acted.
@@ -177,6 +186,15 @@ class Live:
         pairs = pairs_of(spark.createDataFrame(both), self.record.config, self.span, "after").where("kept")
         found = pairs.select(*PAIR, "strength", "after").toArrow()
         return tuple(found.filter(pc.equal(found["after"], flag)).drop_columns("after") for flag in (False, True))
+
+    def _item_history(self, spark: SparkSession, events: DataFrame, ignored: pa.Array) -> pa.Table:
+        """Return all interactions of items: ``user_id, item_id, strength``."""
+        if len(ignored):
+            events = events.join(
+                F.broadcast(spark.createDataFrame(pa.table({"event_id": ignored}))), "event_id", "anti"
+            )
+        pairs = pairs_of(events, self.record.config, self.span).where("kept")
+        return pairs.select(*PAIR, "strength").toArrow()
 
     def _measure(
         self, settings: Stream, before: pa.Table, changes: pa.Table, fresh: pa.Table, number: int
@@ -274,16 +292,9 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
 
 
 def _restore_states(model: LiveModel, tables: Tables, model_version: str, number: int) -> None:
+    """Give the model the optimizer's states from before a micro-batch."""
     for side in SIDES:
-        states = optimizer_states(tables, side, model_version).toArrow()
-        if not len(states):
-            continue
-        states = states.sort_by(f"{side}_id").combine_chunks()
-        rows, _values = model.rows(side, states[f"{side}_id"]), matrix(states["optimizer_state"].combine_chunks())
-        model.replace(
-            side,
-            rows,
-            model.source(side)[rows],
-            model.n_entries(side, rows),
-            matrix(states["optimizer_state"].combine_chunks()),
-        )
+        states = optimizer_states(tables, side, model_version, number).toArrow()
+        if len(states):
+            values = matrix(states["optimizer_state"].combine_chunks())
+            model.put_state(side, model.rows(side, states[f"{side}_id"]), values)

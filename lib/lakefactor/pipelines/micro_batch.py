@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -26,7 +27,7 @@ from lakefactor.pipelines.models import live_version
 from lakefactor.pipelines.refresh import LISTS, replace_recommendations, replace_similar_items
 from lakefactor.spark.stream_source import BatchRows, Source
 from lakefactor.spark.tables import Tables
-from lakefactor.spark.touched import events_of_users, events_since
+from lakefactor.spark.touched import events_of_items, events_of_users, events_since
 
 APP_ID = "lakefactor-stream"
 """Delta's transactions of all streams: of two at once, Delta lets one win."""
@@ -110,7 +111,9 @@ class MicroBatches:
         learned = NOTHING
         if live is not None and len(fresh) + len(missed):
             history = known if rows.appended else pa.concat_tables([known, fresh])
-            learned = live.learn(self._spark, self._config.stream, history, missed, fresh, number, steps)
+            new = None if rows.appended else fresh
+            of_items = partial(events_of_items, self._spark, self._tables, version=before, new=new)
+            learned = live.learn(self._spark, self._config.stream, history, missed, fresh, of_items, number, steps)
         if live is not None and learned.updates is not None:
             with steps("write"):
                 self._tables.append("factor_updates", self._spark.createDataFrame(learned.updates), (APP_ID, number))
@@ -138,7 +141,7 @@ class MicroBatches:
                 ledger["metrics"] = {**learned.metrics, "gramian_difference": live.model.recompute_gramians()}
         self._finish(ledger, steps)
         if live is not None and every.fold_every and (number + 1) % every.fold_every == 0:
-            fold(self._tables, live.model_version)
+            fold(self._tables, live.model_version, batch_below=number)
             self._at("fold")
 
     def _fence(self, number: int) -> None:

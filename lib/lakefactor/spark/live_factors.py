@@ -60,13 +60,18 @@ def newest_updates(tables: Tables, side: Side, model_version: str, batch_below: 
     return newest(rows, key, *(name for name in columns if name != key)).select(*columns)
 
 
-def optimizer_states(tables: Tables, side: Side, model_version: str) -> DataFrame:
-    """Return ``user_id|item_id, optimizer_state`` (never null): the newest state of each id that has one."""
+def optimizer_states(tables: Tables, side: Side, model_version: str, batch_below: int | None = None) -> DataFrame:
+    """Return ``user_id|item_id, optimizer_state`` (never null): the newest state of each id that has one.
+
+    ``batch_below`` as in `read_factors`.
+    """
     key = f"{side}_id"
     rows = _updates(tables, side, model_version)
     if rows is None:
         no_state = F.lit(None).cast("array<float>").alias("optimizer_state")
         return tables.read(f"{side}_factors").where("false").select(key, no_state)
+    if batch_below is not None:
+        rows = rows.where(F.col("batch_id") < batch_below)
     return newest(rows.where("optimizer_state IS NOT NULL"), key, "optimizer_state")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
@@ -40,6 +40,20 @@ def events_of_users(spark: SparkSession, config: Config, users: pa.Array, versio
     wanted = spark.createDataFrame(pa.table({"user_id": users}))
     events = Tables(spark, config.tables).read("events", version)
     return events.join(F.broadcast(wanted), "user_id", "left_semi").toArrow()
+
+
+def events_of_items(
+    spark: SparkSession, tables: Tables, items: pa.Array, version: int, new: pa.Table | None
+) -> DataFrame:
+    """Return the rows of `events` of some items, and those of ``new`` events that are not in the table yet.
+
+    The table is clustered by user first, so most of its files are read.
+    """
+    events = tables.read("events", version)
+    if new is not None:
+        events = events.unionByName(spark.createDataFrame(new).select(*events.columns))
+    wanted = spark.createDataFrame(pa.table({"item_id": items}))
+    return events.join(F.broadcast(wanted), "item_id", "left_semi").select(*events.columns)
 
 
 def events_since(spark: SparkSession, tables: Tables, after: int, until: int) -> pa.Table:
