@@ -35,8 +35,8 @@ demo: setup ## run the whole pipeline on synthetic events, or on your own file: 
 test: setup ## run all tests and doctests (ARGS="-k words" selects)
 	@$(RUN) $(TEST_THREADS) python -m pytest $(ARGS)
 
-test-faults: setup ## kill ranks, executors and drivers of trainings, 20 times at random (several minutes)
-	@LAKEFACTOR_KILLS=20 $(RUN) $(TEST_THREADS) python -m pytest tests/spark/test_faults.py $(ARGS)
+test-faults: setup ## kill ranks, executors and drivers of trainings, and streams, 20 times each at random (20 minutes)
+	@LAKEFACTOR_KILLS=20 $(RUN) $(TEST_THREADS) python -m pytest tests/spark/test_faults.py tests/stream/test_kills.py $(ARGS)
 
 lint: setup ## check style and formatting with ruff
 	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; exit $$status

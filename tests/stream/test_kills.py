@@ -17,7 +17,7 @@ from lakefactor.config import Config
 from lakefactor.pipelines import stream
 from lakefactor.testing.stream_runs import TABLES, outcome, settings, write_batches
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
 KILLS = int(os.environ.get("LAKEFACTOR_KILLS", "2"))
 LONGEST = 300.0
