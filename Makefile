@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality rapids \
+.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-stream rapids \
 	test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
 
 PYTHON ?= python3
@@ -35,8 +35,8 @@ demo: setup ## run the whole pipeline on synthetic events, or on your own file: 
 test: setup ## run all tests and doctests (ARGS="-k words" selects)
 	@$(RUN) $(TEST_THREADS) python -m pytest $(ARGS)
 
-test-faults: setup ## kill ranks, executors and drivers of trainings, 20 times at random (several minutes)
-	@LAKEFACTOR_KILLS=20 $(RUN) $(TEST_THREADS) python -m pytest tests/spark/test_faults.py $(ARGS)
+test-faults: setup ## kill ranks, executors and drivers of trainings, and streams, 20 times each at random (20 minutes)
+	@LAKEFACTOR_KILLS=20 $(RUN) $(TEST_THREADS) python -m pytest tests/spark/test_faults.py tests/stream/test_kills.py $(ARGS)
 
 lint: setup ## check style and formatting with ruff
 	@status=0; $(BIN)/ruff check . || status=1; $(BIN)/ruff format --check . || status=1; exit $$status
@@ -60,6 +60,9 @@ bench-train: setup ## the training engine beside MLlib, implicit and scikit-lear
 
 bench-quality: setup ## rank and rating metrics on real data, beside implicit and popularity
 	@$(RUN) python benchmarks/quality.py $(ARGS)
+
+bench-stream: setup ## micro-batches of a stream beside a retraining by MLlib (30 minutes; ARGS="--events 1000000" is a trial)
+	@$(RUN) OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/stream.py $(ARGS)
 
 rapids: setup ## fetch the RAPIDS plugin (1 GB) for its tests, which `make test` then runs too
 	@$(RUN) python scripts/fetch_rapids.py

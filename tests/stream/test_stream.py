@@ -12,61 +12,11 @@ import pytest
 from lakefactor.config import Config
 from lakefactor.factorization.equation import Equation
 from lakefactor.kernels import build_csr, gramian, reference
-from lakefactor.pipelines import ingest, interactions, publish, recommend, stream, train
+from lakefactor.pipelines import interactions, stream
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
-
-USERS, ITEMS, EVENTS = 40, 25, 500
-
-
-def changed(config: Config, **sections: dict[str, object]) -> Config:
-    parts = {name: getattr(config, name).model_copy(update=keys) for name, keys in sections.items()}
-    return Config(**{**dict(config), **parts})
-
-
-def lines(seed: int, n: int, users: int = USERS, items: int = ITEMS, first: int = 0) -> list[str]:
-    """Draw events as CSV lines: time goes up by a minute."""
-    rng = np.random.default_rng(seed)
-    drawn = zip(rng.integers(users, size=n), (rng.power(2.0, n) * items).astype(int), strict=True)
-    return [f"u{u:03d},i{i:03d},1,{1_700_000_000 + 60 * (first + t)}" for t, (u, i) in enumerate(drawn)]
-
-
-def write(folder: Path, name: str, rows: list[str]) -> None:
-    folder.mkdir(exist_ok=True)
-    (folder / f".{name}").write_text("user,item,value,time\n" + "\n".join(rows) + "\n")
-    (folder / f".{name}").rename(folder / name)
-
-
-@pytest.fixture(scope="module")
-def trained(spark, tmp_path_factory) -> Path:
-    """A warehouse with a published model; tests copy it."""
-    root = tmp_path_factory.mktemp("trained")
-    config = settings(root / "warehouse", root / "landing")
-    write(root, "history.csv", lines(0, EVENTS))
-    ingest.run(spark, config, [str(root / "history.csv")])
-    publish.run(spark, config, train.run(spark, config).model_version)
-    recommend.run(spark, config)
-    return root / "warehouse"
-
-
-def settings(warehouse: Path, landing: Path, **keys: object) -> Config:
-    return changed(
-        Config(),
-        tables={"root": str(warehouse)},
-        model={"rank": 4, "alpha": 2.0, "user_reg": 0.5, "item_reg": 0.5, "reg_exponent": 0.0},
-        train={"iterations": 5, "solver": "cholesky", "ranks": 2},
-        publish={"require_evaluation": False, "beat_popularity": False},
-        recommend={"n": 3, "similar_n": 3},
-        stream={"source": "files", "path": str(landing), "fold_every": 0, **keys},
-    )
-
-
-@pytest.fixture
-def place(trained, tmp_path) -> Path:
-    shutil.copytree(trained, tmp_path / "warehouse")
-    (tmp_path / "landing").mkdir()
-    return tmp_path
+from lakefactor.testing.stream_runs import EVENTS, TABLES, lines, outcome, settings, write, write_batches
 
 
 def factors(spark, config: Config, side: str) -> dict[str, tuple]:
@@ -121,17 +71,6 @@ class Struck(Exception):
     pass
 
 
-BATCHES = (
-    [*lines(2, 30, first=EVENTS), "u901,i001,1,1700100000", "u001,i901,1,1700100001", ",i001,1,1700100002"],
-    [*lines(3, 30, first=EVENTS + 30), "u901,i901,1,1700100003", "u902,i902,1,1700100004", "u003,,1,1700100005"],
-    [*lines(4, 30, first=EVENTS + 60), "u902,i001,1,1700100006", "u002,i002,x,1700100007"],
-)
-CLOCK = {"ingested_at", "rejected_at", "updated_at", "created_at", "started_at", "finished_at", "seconds"}
-FOLDERS = {"source", "reject_id"}  # these depend on the folder of the test
-TABLES = (
-    "events", "rejects", "factor_updates", "user_factors", "item_factors", "stream_ledger", "recommendations",
-    "similar_items",
-)  # fmt: skip
 RULES = {
     "exact": {"user_rule": "exact", "item_rule": "proximal", "fold_every": 2},
     "exact both": {"user_rule": "exact", "item_rule": "exact", "fold_every": 0},
@@ -140,20 +79,9 @@ RULES = {
 POINTS = ("rejects", "events", "factor_updates", "refresh", "stream_ledger", "fold")
 
 
-def outcome(spark, config: Config) -> dict[str, list[str]]:
-    """Return every row of every table that a stream writes, in order, without what the clock or the folder decides."""
-    found = {}
-    for name in TABLES:
-        frame = Tables(spark, config.tables).read(name)
-        kept = [column for column in frame.columns if column not in CLOCK | FOLDERS]
-        found[name] = sorted(repr(row) for row in frame.select(*kept).collect())
-    return found
-
-
 def run_batches(spark, config: Config, place: Path, point: str = "") -> None:
     """Stream three files, one to a micro-batch; where a point is named, end at its second time, and start again."""
-    for number, rows in enumerate(BATCHES):
-        write(place / "landing", f"{number}.csv", rows)
+    write_batches(place / "landing")
     passed: list[str] = []
 
     def at(step: str) -> None:
