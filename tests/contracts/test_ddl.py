@@ -57,6 +57,7 @@ def good(column: Column, sql_type: str) -> Any:
         "ARRAY<FLOAT>": [0.5, -1.5],
         "ARRAY<DOUBLE>": [0.5, -1.5],
         "MAP<STRING,BIGINT>": {"a": 1},
+        "MAP<STRING,DOUBLE>": {"a": 0.5},
         "MAP<STRING,STRING>": {"a": "b"},
     }[sql_type]
 
@@ -65,6 +66,8 @@ def good_row(table: Created) -> dict[str, Any]:
     row = {column.name: good(column, table.types[column.name]) for column in table.contract.columns}
     if "similar_item_id" in row:  # an item is not similar to itself
         row["similar_item_id"] = row["item_id"] * 2
+    if table.contract.name == "factor_updates":  # a row is of a user or of an item
+        row["item_id" if row["side"] == "user" else "user_id"] = None
     return row
 
 

@@ -26,7 +26,7 @@ from lakefactor.errors import GateRefusedError, InputError, RankFailedError, Set
 
 CHECKOUT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))
-COMMANDS = ("ingest", "interactions", "train", "evaluate", "publish", "recommend", "demo")
+COMMANDS = ("ingest", "interactions", "train", "evaluate", "publish", "recommend", "stream", "demo")
 
 Run = Callable[..., Any]
 
