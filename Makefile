@@ -19,7 +19,7 @@ RUN = PATH="$(CURDIR)/$(BIN):$$PATH" JAVA_HOME="$$(cat .venv/java-home)"
 # One thread per numeric library call: tests run beside each other and beside Spark. Two for numba, so that its parallel
 # code runs in parallel.
 # JDK_JAVA_OPTIONS: tests are short, so a JVM that compiles little beats one that compiles well.
-TEST_THREADS := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:+UseSerialGC" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=2
+TEST_THREADS := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
 UV_INSTALL = UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-300} $(BIN)/uv pip install $$([ -t 2 ] || echo --quiet) \
 	--python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt

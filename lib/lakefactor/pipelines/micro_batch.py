@@ -97,6 +97,16 @@ class MicroBatches:
         self._fence(number)
         with steps("read"):
             rows = self._source.batch(frame, spark_batch, started)
+        try:
+            if rows.read:
+                self._process(rows, number, started, steps)
+        finally:
+            rows.unpersist()
+        self._number = number
+
+    def _process(self, rows: BatchRows, number: int, started: datetime, steps: Steps) -> None:
+        """Append, learn, write, and enter the micro-batch in the ledger."""
+        with steps("read"):
             arrived = rows.events.toArrow().combine_chunks()
             before = self._version_before(number, rows)
         with steps("follow"):
@@ -221,7 +231,6 @@ class MicroBatches:
         row = self._spark.createDataFrame([ledger], self._tables.read("stream_ledger").schema)
         self._tables.append("stream_ledger", row, (APP_ID, ledger["batch_id"]))
         self._at("stream_ledger")
-        self._number = ledger["batch_id"]
         self._done(ledger)
 
 

@@ -13,7 +13,6 @@ from types import FrameType
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from pyspark.errors import StreamingQueryException
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming import StreamingQuery
@@ -26,6 +25,7 @@ from lakefactor.metrics.drift import DriftWatch
 from lakefactor.pipelines.lease import held
 from lakefactor.pipelines.micro_batch import APP_ID, MicroBatches
 from lakefactor.pipelines.stream_report import StreamMetrics, batch_line, change_line
+from lakefactor.spark.stream_checkpoint import checkpoint_of, planned_batch
 from lakefactor.spark.stream_refusals import explained
 from lakefactor.spark.stream_source import open_source
 from lakefactor.spark.tables import Tables
@@ -150,20 +150,23 @@ def run(spark: SparkSession, config: Config, available_now: bool = False) -> Str
             folder.remove_file(STOP)
         for table in ("stream_ledger", "drift"):
             tables.ensure(table)
-        checkpoint = f"{config.stream.checkpoint or f'{folder.root}/{config.stream.name}'}"
-        first_number = _first_number(tables, config.stream.name, Folder(checkpoint))
+        first_number = _first_number(tables, config, planned_batch(spark, config))
         source = open_source(spark, config, starting_version=_starting_version(tables))
         report = _Report(spark, tables, config.stream)
         batches = _Guarded(MicroBatches(spark, config, source, first_number, report))
         writer = source.frame().writeStream.queryName(f"lakefactor-{config.stream.name}")
-        writer = writer.option("checkpointLocation", checkpoint).foreachBatch(batches)
+        writer = writer.option("checkpointLocation", checkpoint_of(config)).foreachBatch(batches)
         if available_now:
             writer = writer.trigger(availableNow=True)
         elif config.stream.trigger_seconds:
             writer = writer.trigger(processingTime=f"{config.stream.trigger_seconds} seconds")
-        query = writer.start()
         with _stopping(batches), _quiet():
-            _await(query, batches, folder, config)
+            try:
+                _await(writer.start(), batches, folder)
+            except Exception as error:
+                cause = batches.error or error  # the query's own error is the text of the micro-batch's
+                if not batches.stopped.is_set() or batches.error:
+                    raise explained(cause, config) or cause from None
         return report.result
 
 
@@ -192,18 +195,13 @@ class _Guarded:
             query.stop()
 
 
-def _await(query: StreamingQuery, batches: _Guarded, folder: Folder, config: Config) -> None:
+def _await(query: StreamingQuery, batches: _Guarded, folder: Folder) -> None:
     """Wait for the end of a query, by itself or by being asked."""
     try:
         while not query.awaitTermination(_POLL_SECONDS):
             if batches.stopped.is_set() or folder.exists(STOP):
                 batches.stop(query)
                 return
-    except StreamingQueryException as error:
-        if batches.stopped.is_set() and batches.error is None:
-            return
-        cause = batches.error or error  # the query's own error is the text of the micro-batch's
-        raise explained(cause, config) or cause from None
     finally:
         with suppress(Exception):
             query.stop()
@@ -254,14 +252,17 @@ def checkpoint_root(config: Config) -> str:
     raise ConfigError("stream.checkpoint is empty, and tables.catalog has no folder for a checkpoint; set it")
 
 
-def _first_number(tables: Tables, stream: str, checkpoint: Folder) -> int:
+def _first_number(tables: Tables, config: Config, planned: int | None) -> int:
     """Return the number of a stream's first micro-batch: behind all of the streams before it.
+
+    ``planned`` is the newest micro-batch that the checkpoint knows of.
 
     Raises
     ------
     SetupError
         Its checkpoint is gone although it has processed micro-batches, or another stream has come after it.
     """
+    stream = config.stream.name
     per_stream = tables.read("stream_ledger").groupBy("stream")
     found = {
         row["stream"]: (row["first"], row["last"])
@@ -271,10 +272,10 @@ def _first_number(tables: Tables, stream: str, checkpoint: Folder) -> int:
     if stream not in found:
         return last + 1
     own_first, own_last = found[stream]
-    if not checkpoint.children("offsets") and not checkpoint.exists("offsets"):
+    if planned is None:
         raise SetupError(
-            f"stream {stream!r} has processed micro-batches up to {own_last}, but its checkpoint at {checkpoint.root} "
-            "is gone, so nobody knows what it has read; restore the checkpoint, or go on under another stream.name: "
+            f"stream {stream!r} has processed micro-batches up to {own_last}, but its checkpoint at "
+            f"{checkpoint_of(config)} is gone, so nobody knows what it has read; restore the checkpoint, or go on under another stream.name: "
             "events that are read again are found by their ids and not counted twice"
         )
     if last > own_last:
