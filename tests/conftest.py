@@ -24,7 +24,8 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
 
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     # Tiny jobs spend their time in the compiler: without the second one, and one collector thread, half the CPU time.
-    os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC")
+    options = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC"
+    os.environ.setdefault("SPARK_SUBMIT_OPTS", options)
     warehouse = tmp_path_factory.mktemp("spark-warehouse")
     config = Config(
         tables=Tables(root=str(warehouse)),

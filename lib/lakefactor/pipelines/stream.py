@@ -275,7 +275,8 @@ def _first_number(tables: Tables, config: Config, planned: int | None) -> int:
     if planned is None:
         raise SetupError(
             f"stream {stream!r} has processed micro-batches up to {own_last}, but its checkpoint at "
-            f"{checkpoint_of(config)} is gone, so nobody knows what it has read; restore the checkpoint, or go on under another stream.name: "
+            f"{checkpoint_of(config)} is gone, so nobody knows what it has read; restore it, or go on under another "
+            "stream.name: "
             "events that are read again are found by their ids and not counted twice"
         )
     if last > own_last:
