@@ -25,7 +25,7 @@ from lakefactor.synthetic import SCHEMA, Planted, generate_batches, plant
 
 SHOWN_USERS = 3
 SHOWN_ITEMS = 6
-STREAMED_EVENTS = 5
+STREAMED_EVENTS = 6
 SHOWN_METRICS = ("ndcg_at_10", "precision_at_10", "recall_at_10", "hit_rate_at_10", "auc", "coverage_at_10", "rmse")
 
 
@@ -126,7 +126,7 @@ def _stream(spark: SparkSession, config: Config, tables: Tables, model_version: 
     _title("6. Stream: new events change a user's recommendations within seconds")
     landing = Path(config.tables.root or ".").absolute() / "landing"
     landing.mkdir(parents=True, exist_ok=True)
-    value = 1.0 if config.feedback == "implicit" else newest(tables, model_version).max_strength
+    value = newest(tables, model_version).max_strength  # as strong as anything that the model has seen
     with (landing / f"{model_version}.csv").open("w", newline="") as file:
         rows = ((user, item, value) for item in foreign[:STREAMED_EVENTS])
         csv.writer(file).writerows([("user", "item", "value"), *rows])
