@@ -125,7 +125,7 @@ def mllib(
 
 
 def _jobs(spark: SparkSession, since: float) -> list[tuple[str, float, float]]:
-    """Return (name, start, end) of the Spark jobs since a time, in order; of the last 1000, Spark forgets the others."""
+    """Return (name, start, end) of the Spark jobs since a time, in order; Spark keeps the last 1000."""
     found = spark.sparkContext._jsc.sc().statusStore().jobsList(None)
     jobs = [found.apply(number) for number in range(found.size())]
     named = [
