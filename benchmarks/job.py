@@ -99,7 +99,7 @@ def mllib(
     indexer = StringIndexer(inputCols=["user_id", "item_id"], outputCols=["user", "item"]).fit(rows)
     ratings = indexer.transform(rows).select(F.col("user").cast("int"), F.col("item").cast("int"), "strength")
     indexed = time.perf_counter()
-    jobs_before = len(_jobs(spark))
+    began = time.time()
     als = ALS(
         rank=rank, maxIter=iterations, regParam=REG, alpha=ALPHA, implicitPrefs=True, seed=SEED,
         userCol="user", itemCol="item", ratingCol="strength", numUserBlocks=cores, numItemBlocks=cores,
@@ -119,19 +119,20 @@ def mllib(
         "index_seconds": indexed - start,
         "fit_seconds": fitted - indexed,
         "write_seconds": written - fitted,
-        "seconds_per_iteration": _iteration_seconds(_jobs(spark)[jobs_before:], iterations),
+        "seconds_per_iteration": _iteration_seconds(_jobs(spark, began), iterations),
         "objective": _objective(ratings, model.userFactors, model.itemFactors),
     }
 
 
-def _jobs(spark: SparkSession) -> list[tuple[str, float, float]]:
-    """Return (name, start, end) of every Spark job so far, in order."""
+def _jobs(spark: SparkSession, since: float) -> list[tuple[str, float, float]]:
+    """Return (name, start, end) of the Spark jobs since a time, in order; Spark keeps the last 1000."""
     found = spark.sparkContext._jsc.sc().statusStore().jobsList(None)
     jobs = [found.apply(number) for number in range(found.size())]
-    return [
+    named = [
         (job.name(), job.submissionTime().get().getTime() / 1e3, job.completionTime().get().getTime() / 1e3)
         for job in sorted(jobs, key=lambda job: job.jobId())
     ]
+    return [job for job in named if job[1] >= since]
 
 
 def _iteration_seconds(jobs: list[tuple[str, float, float]], iterations: int) -> float:

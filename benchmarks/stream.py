@@ -107,7 +107,7 @@ class Landing:
 
     def measure(self, text: str) -> dict[str, Any]:
         """Let a file arrive; return what its micro-batch took, once the stream is ready for the next."""
-        before, jobs = versions(self._warehouse), len(_jobs(self._spark))
+        before = versions(self._warehouse)
         hidden = self._folder / f".{self._number}.csv"
         hidden.write_text(text)
         hidden.rename(self._folder / f"{self._number}.csv")
@@ -123,14 +123,13 @@ class Landing:
             table: next(c.at for c in commits(self._warehouse / table, before.get(table, -1)) if c.txn == self._number)
             for table in ("factor_updates", "stream_ledger")
         }
-        ours = _jobs(self._spark)[jobs:]
         self._number += 1
         return {
             "readable": made["factor_updates"] - arrived,
             "whole": made["stream_ledger"] - arrived,
             "arrived": arrived,
             "bytes": bytes_written(self._warehouse, before),
-            "spark_jobs": [[name, round(end - start, 3)] for name, start, end in ours],
+            "spark_jobs": [[name, round(end - start, 3)] for name, start, end in _jobs(self._spark, arrived)],
         }
 
 
