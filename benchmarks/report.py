@@ -221,7 +221,8 @@ def _stream_quality(record: dict[str, Any]) -> list[str]:
         "",
         f"`{record['command']}`, on ml-100k in time order: trained on the first 80 % of the events, 1,000 "
         "micro-batches of the rest; every fifth streamed event is held out, never learned, and measured at the end. A "
-        f"share of 1 is what a training on all of it gains over the stale model. Mean of {len(ranks['stale']['runs'])} runs.",
+        "share of 1 is what a training on all of it gains over the stale model. "
+        f"Mean of {len(ranks['stale']['runs'])} runs.",
         "",
         "| user rule, item rule | NDCG@10 | share kept | RMSE | share kept |",
         "|---|---|---|---|---|",
