@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import socket
+import time
 from functools import partial
 from pathlib import Path
 
@@ -10,13 +14,14 @@ import numpy as np
 import pytest
 
 from lakefactor.config import Config
+from lakefactor.errors import SetupError
 from lakefactor.factorization.equation import Equation
 from lakefactor.kernels import build_csr, gramian, reference
-from lakefactor.pipelines import interactions, stream
+from lakefactor.pipelines import interactions, publish, stream, train
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
-from lakefactor.testing.stream_runs import EVENTS, TABLES, lines, outcome, settings, write, write_batches
+from lakefactor.testing.stream_runs import EVENTS, TABLES, changed, lines, outcome, settings, write, write_batches
 
 
 def factors(spark, config: Config, side: str) -> dict[str, tuple]:
@@ -69,6 +74,63 @@ def test_touched_users_are_solved_from_their_whole_history(spark, place):
 
 class Struck(Exception):
     pass
+
+
+def assert_users_are_solved(spark, config: Config, users: set[str], items: dict[str, tuple]) -> None:
+    found, expected = factors(spark, config, "user"), oracle_users(spark, config, items)
+    for user in users:
+        np.testing.assert_allclose(found[user][0], expected[user], rtol=1e-5, atol=1e-6, err_msg=user)
+
+
+def users_of(rows: list[str]) -> set[str]:
+    return {row.split(",")[0] for row in rows}
+
+
+def test_a_delete_takes_a_pair_back(spark, place):
+    config = settings(place / "warehouse", place / "landing", item_rule="off")
+    items, before = factors(spark, config, "item"), factors(spark, config, "user")
+    known = Tables(spark, config.tables).read("interactions").where("user_id = 'u001'").orderBy("item_id").first()
+    event = f"user,item,type,time\nu001,{known.item_id},delete,1700200000\n"
+    (place / "landing" / "1.csv").write_text(event)
+    assert stream.run(spark, config, available_now=True).accepted == 1
+    assert factors(spark, config, "user")["u001"][1] == before["u001"][1] - 1
+    assert_users_are_solved(spark, config, {"u001"}, items)
+
+
+def test_a_new_version_learns_what_came_since_its_training(spark, place):
+    config = settings(place / "warehouse", place / "landing", item_rule="off")
+    other_seed = changed(config, model={"seed": 2})
+    retrained = train.run(spark, other_seed).model_version
+    first, second = lines(5, 20, users=8, first=EVENTS), lines(6, 20, users=8, first=EVENTS + 20)
+    write(place / "landing", "1.csv", first)
+    stream.run(spark, config, available_now=True)
+    publish.run(spark, config, retrained)
+    write(place / "landing", "2.csv", second)
+    stream.run(spark, config, available_now=True)
+    items = factors(spark, config, "item")
+    assert live_version(Tables(spark, config.tables)) == retrained
+    assert {user for user, row in factors(spark, config, "user").items() if row[2] == 1} == users_of(first + second)
+    assert_users_are_solved(spark, config, users_of(first + second), items)
+
+
+def test_a_lost_checkpoint_and_a_second_stream_are_refused(spark, place):
+    config = settings(place / "warehouse", place / "landing")
+    write(place / "landing", "1.csv", lines(7, 5, first=EVENTS))
+    stream.run(spark, config, available_now=True)
+    checkpoints = place / "warehouse" / "_checkpoints"
+    lease = {"stream": "other", "host": socket.gethostname(), "pid": os.getppid(), "renewed_at": time.time()}
+    (checkpoints / "lease.json").write_text(json.dumps(lease))
+    with pytest.raises(
+        SetupError, match=r"stream 'other' is running on .* \(process \d+\) and updates the same tables"
+    ):
+        stream.run(spark, config, available_now=True)
+    (checkpoints / "lease.json").write_text(json.dumps(lease | {"renewed_at": 0}))
+    shutil.rmtree(checkpoints / "default")
+    with pytest.raises(SetupError, match=r"its checkpoint at .*_checkpoints/default is gone"):
+        stream.run(spark, config, available_now=True)
+    again = changed(config, stream={"name": "again"})
+    result = stream.run(spark, again, available_now=True)
+    assert (result.first_batch, result.accepted, result.duplicates) == (1, 0, 5)
 
 
 RULES = {

@@ -466,9 +466,6 @@ class Stream(Section):
     watch_users: int = Field(
         1000, ge=0, description="Users per micro-batch whose events are scored before they are learned; 0: no metrics."
     )
-    probe_rows: int = Field(
-        0, ge=0, description="Updated rows per side that are also solved exactly, to record the distance; 0: none."
-    )
     adwin_delta: float = Field(0.002, gt=0, lt=1, description="ADWIN's chance of a false alarm.")
     page_hinkley_threshold: Positive = Field(
         50.0,

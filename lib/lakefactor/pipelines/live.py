@@ -17,7 +17,7 @@ from lakefactor.config import Config, Stream
 from lakefactor.factorization.live_model import LiveModel, check_streamed
 from lakefactor.factorization.micro_batch import solve_batch
 from lakefactor.factorization.safeguards import in_quarantine, newest_events
-from lakefactor.factorization.update_rules import Updated
+from lakefactor.factorization.update_rules import Updated, rule_of
 from lakefactor.pipelines.interactions import Span, pairs_of
 from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.stream_watch import score_ranks, score_ratings
@@ -285,16 +285,17 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
         pc.max(table["batch_id"]).as_py() not in (None, -1) for table in read.values()
     )
     if config.stream.optimizers:
-        _restore_states(model, tables, model_version, number)
+        _restore_states(model, tables, config.stream, model_version, number)
     span = Span.of(tables.read("events", trained_on))
+    span = replace(span, types=span.types | {record.config.ingest.delete_event_type})  # it may come yet
     types = {side: read[side].schema.field(f"{side}_id").type for side in SIDES}
     return Live(record, span, trained_on, model, updated, types)
 
 
-def _restore_states(model: LiveModel, tables: Tables, model_version: str, number: int) -> None:
-    """Give the model the optimizer's states from before a micro-batch."""
+def _restore_states(model: LiveModel, tables: Tables, settings: Stream, model_version: str, number: int) -> None:
+    """Give the model the optimizer's states from before a micro-batch, those of the rule that goes on."""
     for side in SIDES:
-        states = optimizer_states(tables, side, model_version, number).toArrow()
+        states = optimizer_states(tables, side, model_version, number, rule_of(settings, side)).toArrow()
         if len(states):
             values = matrix(states["optimizer_state"].combine_chunks())
             model.put_state(side, model.rows(side, states[f"{side}_id"]), values)

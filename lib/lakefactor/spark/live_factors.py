@@ -60,10 +60,12 @@ def newest_updates(tables: Tables, side: Side, model_version: str, batch_below: 
     return newest(rows, key, *(name for name in columns if name != key)).select(*columns)
 
 
-def optimizer_states(tables: Tables, side: Side, model_version: str, batch_below: int | None = None) -> DataFrame:
+def optimizer_states(
+    tables: Tables, side: Side, model_version: str, batch_below: int | None = None, rule: str | None = None
+) -> DataFrame:
     """Return ``user_id|item_id, optimizer_state`` (never null): the newest state of each id that has one.
 
-    ``batch_below`` as in `read_factors`.
+    ``batch_below`` as in `read_factors`; with ``rule`` only states that this rule left.
     """
     key = f"{side}_id"
     rows = _updates(tables, side, model_version)
@@ -72,6 +74,8 @@ def optimizer_states(tables: Tables, side: Side, model_version: str, batch_below
         return tables.read(f"{side}_factors").where("false").select(key, no_state)
     if batch_below is not None:
         rows = rows.where(F.col("batch_id") < batch_below)
+    if rule is not None:
+        rows = rows.where(F.col("rule") == rule)
     return newest(rows.where("optimizer_state IS NOT NULL"), key, "optimizer_state")
 
 
