@@ -6,7 +6,7 @@ Depends on errors alone; must not import Spark, torch or tables.
 from __future__ import annotations
 
 from lakefactor.config.loading import load
-from lakefactor.config.record import canonical_json, digest
+from lakefactor.config.record import canonical_json, digest, recorded
 from lakefactor.config.sections import (
     Config,
     Evaluate,
@@ -42,4 +42,5 @@ __all__ = [
     "canonical_json",
     "digest",
     "load",
+    "recorded",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 
-from lakefactor.config.sections import Section
+from lakefactor.config.sections import Config, Section
 
 
 def canonical_json(config: Section) -> str:
@@ -16,6 +16,23 @@ def canonical_json(config: Section) -> str:
     '{"half_life_days":0.0,"log_scale":0.0}'
     """
     return json.dumps(config.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def recorded(text: str) -> Config:
+    """Return a configuration from its recorded text.
+
+    It may be of another version of lakefactor: keys that are no more are passed over, new ones have their defaults.
+
+    >>> recorded('{"model":{"rank":7,"gone":1},"old":{}}').model.rank
+    7
+    """
+    found = json.loads(text)
+    known = {
+        section: {key: found[section][key] for key in type(default).model_fields if key in found[section]}
+        for section, default in Config()
+        if section in found
+    }
+    return Config.model_validate_json(json.dumps(known))
 
 
 def digest(config: Section) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pyspark.sql import functions as F
 
-from lakefactor.config import Config
+from lakefactor.config import Config, recorded
 from lakefactor.errors import TableError
 from lakefactor.spark.tables import Tables
 
@@ -42,7 +42,7 @@ def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
         raise TableError(f"table models does not hold {wanted}; 'lakefactor query models' lists what there is")
     return ModelRecord(
         row.model_version,
-        Config.model_validate_json(row.config),
+        recorded(row.config),
         row.input_versions["interactions"],
         row["mean"],
         row.min_strength,
