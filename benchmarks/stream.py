@@ -40,6 +40,7 @@ from lakefactor.pipelines import stream
 from lakefactor.pipelines.fold import fold
 from lakefactor.pipelines.models import live_version
 from lakefactor.spark.session import build
+from lakefactor.spark.stream_checkpoint import checkpoint_of
 from lakefactor.spark.tables import Tables
 
 RESULTS = Path(__file__).resolve().parent / "results" / "stream.json"
@@ -102,7 +103,7 @@ class Landing:
     def __init__(self, spark: SparkSession, config: Config, running: Future[Any]) -> None:
         self._spark, self._running = spark, running
         self._folder, self._warehouse = Path(config.stream.path), Path(config.tables.root)
-        self._done = Path(stream.checkpoint_root(config), config.stream.name, "commits")
+        self._done = Path(checkpoint_of(config), "commits")
         self._number = 0
 
     def measure(self, text: str) -> dict[str, Any]:

@@ -43,10 +43,8 @@ def held(folder: Folder, stream: str) -> Iterator[None]:
     done = threading.Event()
 
     def renew() -> None:
-        while True:
+        while not done.wait(LEASE_SECONDS / 6):
             _write(folder, stream, renewed_at=time.time())
-            if done.wait(LEASE_SECONDS / 6):
-                return
 
     _write(folder, stream, renewed_at=time.time())
     renewing = threading.Thread(target=renew, daemon=True)

@@ -197,7 +197,7 @@ class MicroBatches:
         if live is None or live.updated:
             return schema.empty_table()
         live.updated = True
-        return events_since(self._spark, self._tables, live.trained_on, before).cast(schema)
+        return events_since(self._tables, live.trained_on, before).cast(schema)
 
     def _refresh(self, live: Live, learned: Learned) -> None:
         """Bring the lists of the changed users and items up to date, where `recommend` has made some."""

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
@@ -22,6 +22,7 @@ from lakefactor.spark.catalogue import Catalogue, collect_catalogue
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.scoring import SIMILAR_BLOCK_ROWS, allowed_items, directions, similar_of_items, top_of_users
 from lakefactor.spark.tables import Tables
+from lakefactor.spark.touched import rows_of
 
 LISTS = ("recommendations", "similar_items")
 
@@ -65,10 +66,11 @@ def refresh(spark: SparkSession, config: Config, model_version: str, users: pa.A
     if not any(map(tables.exists, LISTS)):
         return RefreshResult(model_version=model_version, missing=LISTS)
     catalogue = collect_catalogue(read_factors(tables, "item", model_version))
-    rows = _of_users(spark, read_factors(tables, "user", model_version).select("user_id", "factors", "bias"), users)
+    factors = read_factors(tables, "user", model_version).select("user_id", "factors", "bias")
+    rows = rows_of(spark, factors, "user_id", users)
     no_list = F.lit(None).cast(f"array<{dict(tables.read('item_factors').dtypes)['item_id']}>")
     if config.recommend.exclude_seen:
-        pairs = kept_pairs(_of_users(spark, tables.read("events"), users), config)
+        pairs = kept_pairs(rows_of(spark, tables.read("events"), "user_id", users), config)
         rows = rows.join(pairs.groupBy("user_id").agg(F.collect_list("item_id").alias("seen")), "user_id", "left")
     else:
         rows = rows.withColumn("seen", no_list)
@@ -140,11 +142,6 @@ def replace_similar_items(
     ]
     _replace(spark, tables, "similar_items", "item_id", catalogue.ids.take(pa.array(columns)), model_version, lists)
     return len(columns)
-
-
-def _of_users(spark: SparkSession, rows: DataFrame, users: pa.Array) -> DataFrame:
-    wanted = spark.createDataFrame(pa.table({"user_id": users}))
-    return rows.join(F.broadcast(wanted), "user_id", "left_semi")
 
 
 def _replace(

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -18,20 +17,17 @@ from pyspark.sql import functions as F
 from pyspark.sql.streaming import StreamingQuery
 
 from lakefactor.config import Config, Stream
-from lakefactor.errors import ConfigError, SetupError
+from lakefactor.errors import SetupError
 from lakefactor.factorization.snapshot_folder import Folder
 from lakefactor.log import say
 from lakefactor.metrics.drift import DriftWatch
 from lakefactor.pipelines.lease import held
 from lakefactor.pipelines.micro_batch import APP_ID, MicroBatches
 from lakefactor.pipelines.stream_report import StreamMetrics, batch_line, change_line
-from lakefactor.spark.stream_checkpoint import checkpoint_of, planned_batch
+from lakefactor.spark.stream_checkpoint import checkpoint_of, checkpoint_root, planned_batch
 from lakefactor.spark.stream_refusals import explained
 from lakefactor.spark.stream_source import open_source
 from lakefactor.spark.tables import Tables
-
-CHECKPOINTS = "_checkpoints"
-"""Under ``tables.root``; VACUUM leaves folders that begin with ``_`` alone."""
 
 STOP = "stop"
 """File in the stream's folder that asks it to end."""
@@ -236,22 +232,6 @@ def _stopping(batches: _Guarded) -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def checkpoint_root(config: Config) -> str:
-    """Return the folder of checkpoints, lease and stop file.
-
-    Raises
-    ------
-    ConfigError
-        ``tables.catalog`` is used, and ``stream.checkpoint`` is empty.
-    """
-    if config.tables.root:
-        root = config.tables.root if ":" in config.tables.root else str(Path(config.tables.root).absolute())
-        return f"{root.rstrip('/')}/{CHECKPOINTS}"
-    if config.stream.checkpoint:
-        return config.stream.checkpoint.rstrip("/").rpartition("/")[0]
-    raise ConfigError("stream.checkpoint is empty, and tables.catalog has no folder for a checkpoint; set it")
-
-
 def _first_number(tables: Tables, config: Config, planned: int | None) -> int:
     """Return the number of a stream's first micro-batch: behind all of the streams before it.
 
@@ -276,8 +256,7 @@ def _first_number(tables: Tables, config: Config, planned: int | None) -> int:
         raise SetupError(
             f"stream {stream!r} has processed micro-batches up to {own_last}, but its checkpoint at "
             f"{checkpoint_of(config)} is gone, so nobody knows what it has read; restore it, or go on under another "
-            "stream.name: "
-            "events that are read again are found by their ids and not counted twice"
+            "stream.name: events that are read again are found by their ids and not counted twice"
         )
     if last > own_last:
         raise SetupError(

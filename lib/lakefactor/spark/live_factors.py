@@ -10,10 +10,9 @@ from __future__ import annotations
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
+from lakefactor.query.live_factors import UPDATES
 from lakefactor.spark.tables import Tables
 from lakefactor.types import Side
-
-UPDATES = "factor_updates"
 
 
 def read_factors(tables: Tables, side: Side, model_version: str, batch_below: int | None = None) -> DataFrame:

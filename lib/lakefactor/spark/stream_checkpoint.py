@@ -15,6 +15,23 @@ from lakefactor.config import Config
 from lakefactor.errors import ConfigError
 
 
+def checkpoint_root(config: Config) -> str:
+    """Return the folder or URI that holds checkpoints, and beside them what belongs to all streams of the tables.
+
+    Under ``tables.root``, where VACUUM leaves a folder alone that begins with ``_``; else beside ``stream.checkpoint``.
+
+    Raises
+    ------
+    ConfigError
+        ``tables.catalog`` is used, and ``stream.checkpoint`` is empty.
+    """
+    if config.tables.root:
+        return f"{config.tables.root.rstrip('/')}/_checkpoints"
+    if config.stream.checkpoint:
+        return config.stream.checkpoint.rstrip("/").rpartition("/")[0]
+    raise ConfigError("tables.catalog is no place for a checkpoint; set stream.checkpoint to a folder or URI")
+
+
 def checkpoint_of(config: Config) -> str:
     """Return the folder or URI of the stream's checkpoint.
 
@@ -22,11 +39,7 @@ def checkpoint_of(config: Config) -> str:
     >>> checkpoint_of(Config(tables=Tables(root="lake"), stream=Stream(name="clicks")))
     'lake/_checkpoints/clicks'
     """
-    if config.stream.checkpoint:
-        return config.stream.checkpoint.rstrip("/")
-    if not config.tables.root:
-        raise ConfigError("tables.catalog is no place for a checkpoint; set stream.checkpoint to a folder or URI")
-    return f"{config.tables.root.rstrip('/')}/_checkpoints/{config.stream.name}"
+    return config.stream.checkpoint.rstrip("/") or f"{checkpoint_root(config)}/{config.stream.name}"
 
 
 def claim(spark: SparkSession, config: Config) -> None:

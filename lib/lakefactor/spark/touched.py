@@ -36,9 +36,7 @@ def events_of_users(spark: SparkSession, config: Config, users: pa.Array, versio
     if config.tables.root:
         events = Lake(config.tables).dataset("events", version=version)
         return events.to_table(filter=pc.field("user_id").isin(users))
-    wanted = spark.createDataFrame(pa.table({"user_id": users}))
-    events = Tables(spark, config.tables).read("events", version)
-    return events.join(F.broadcast(wanted), "user_id", "left_semi").toArrow()
+    return rows_of(spark, Tables(spark, config.tables).read("events", version), "user_id", users).toArrow()
 
 
 def events_of_items(
@@ -51,11 +49,16 @@ def events_of_items(
     events = tables.read("events", version)
     if new is not None:
         events = events.unionByName(spark.createDataFrame(new).select(*events.columns))
-    wanted = spark.createDataFrame(pa.table({"item_id": items}))
-    return events.join(F.broadcast(wanted), "item_id", "left_semi").select(*events.columns)
+    return rows_of(spark, events, "item_id", items)
 
 
-def events_since(spark: SparkSession, tables: Tables, after: int, until: int) -> pa.Table:
+def rows_of(spark: SparkSession, rows: DataFrame, key: str, ids: pa.Array) -> DataFrame:
+    """Return the rows whose `key` is one of some ids, few enough to be sent to every executor."""
+    wanted = F.broadcast(spark.createDataFrame(pa.table({key: ids})))
+    return rows.join(wanted, key, "left_semi").select(*rows.columns)  # a join puts its key first
+
+
+def events_since(tables: Tables, after: int, until: int) -> pa.Table:
     """Return the events that commits after version ``after``, up to and with ``until``, have appended.
 
     All columns of `events`.
@@ -65,7 +68,7 @@ def events_since(spark: SparkSession, tables: Tables, after: int, until: int) ->
     TableError
         The log of the table no longer holds these commits.
     """
-    columns = tables.read("events").columns
+    events = tables.read("events")
     if after >= until:
-        return tables.read("events").limit(0).toArrow()
-    return tables.changes("events", after + 1, until).select(*columns).toArrow()
+        return events.limit(0).toArrow()
+    return tables.changes("events", after + 1, until).select(*events.columns).toArrow()
