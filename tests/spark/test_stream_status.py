@@ -59,9 +59,8 @@ def test_a_ledger_of_spark_is_read_and_replayed(spark: SparkSession, config: Con
     assert found.lag_events == 7
     assert found.metrics == {"recall_at_10": values[-1]}
 
-    ledger = Lake(config.tables).rows(
-        "stream_ledger", ["batch_id", "model_version", "metrics"], pc.field("batch_id") < 90
-    )
+    ledger = Lake(config.tables).rows("stream_ledger", ["batch_id", "model_version", "metrics"])
+    ledger = ledger.filter(pc.field("batch_id") < 90)
     restarted, unbroken = DriftWatch(config.stream), DriftWatch(config.stream)
     restarted.replay(ledger.to_pylist(maps_as_pydicts="strict"))
     seen = []
