@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 
 import numpy as np
 import pytest
@@ -10,7 +9,10 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config
 from lakefactor.errors import InputError, TableError
 from lakefactor.pipelines import interactions
+from lakefactor.pipelines.interactions import Span
+from lakefactor.pipelines.strengths import PairEvents
 from lakefactor.spark.tables import Tables
+from lakefactor.testing.strengths import expected
 
 DAY = 86_400
 
@@ -42,48 +44,24 @@ def with_sections(config, **sections):
     return Config(**{**dict(config), **{k: getattr(config, k).model_copy(update=v) for k, v in sections.items()}})
 
 
+def in_memory(tables, config):
+    """Return the strengths that a stream would make of the same events."""
+    events = PairEvents(tables.read("events").toArrow(), config, Span.of(tables.read("events")))
+    return {(row["user_id"], row["item_id"]): row["strength"] for row in events.interactions().to_pylist()}
+
+
 def explicit(config, **sections):
     return with_sections(config, model={"algorithm": "explicit_als"}, **sections)
-
-
-def expected(events, config):
-    """Apply the rules to one event after the other: the oracle."""
-    delete, weights = config.ingest.delete_event_type, config.ingest.event_weights
-    times = [event[4] for event in events if event[4] is not None]
-    by_pair = defaultdict(list)
-    for number, (user, item, kind, value, time, ingested) in enumerate(events):
-        moment = (-math.inf, ingested) if time is None else (time, 0)
-        by_pair[user, item].append((moment, kind == delete, ingested, number, kind, value, time))
-    result = {}
-    for pair, history in by_pair.items():
-        live = []
-        for event in sorted(history):
-            live = [] if event[1] else [*live, event]
-        if not live:
-            continue
-        strength = live[-1][5]
-        if config.model.feedback == "implicit":
-            strength = 0.0
-            for *_, kind, value, time in live:
-                share = weights[kind] * value
-                if config.interactions.half_life_days and times:
-                    age = max(times) - (min(times) if time is None else time)
-                    share *= 2 ** (-age / DAY / config.interactions.half_life_days)
-                strength += share
-            if strength <= 0:
-                continue
-            if config.interactions.log_scale:
-                strength = math.log(1 + strength / config.interactions.log_scale)
-        known = [event[6] for event in live if event[6] is not None]
-        result[pair] = (strength, len(live), max(known) if known else None)
-    return result
 
 
 def close(found, wanted):
     assert found.keys() == wanted.keys()
     assert {pair: row[1:] for pair, row in found.items()} == {pair: row[1:] for pair, row in wanted.items()}
-    for pair, row in found.items():
-        assert row[0] == pytest.approx(wanted[pair][0], rel=1e-12), pair
+    close_strengths({pair: row[0] for pair, row in found.items()}, wanted)
+
+
+def close_strengths(found, wanted):
+    assert found == pytest.approx({pair: row[0] for pair, row in wanted.items()}, rel=1e-12)
 
 
 def test_explicit_feedback_keeps_the_last_rating(spark, config):
@@ -117,6 +95,7 @@ def test_explicit_feedback_keeps_the_last_rating(spark, config):
         ("untimed", "i"): (3.0, 2, None),
     }
     assert contents(tables) == expected(events, config)
+    close_strengths(in_memory(tables, config), expected(events, config))
     assert (result.pairs, result.removed, result.users, result.items) == (6, 2, 6, 1)
 
 
@@ -148,6 +127,7 @@ def test_implicit_feedback_adds_what_events_are_worth_since_the_last_delete(spar
         ("v", "returned"): (1.0, 1, None),
     }
     assert contents(tables) == expected(events, config)
+    close_strengths(in_memory(tables, config), expected(events, config))
     assert (result.pairs, result.removed, result.users, result.items) == (4, 4, 2, 4)
 
 
@@ -166,6 +146,7 @@ def test_strength_halves_with_every_half_life_and_is_scaled_by_the_logarithm(spa
     sums = {"new": 8.0, "old": 4.0, "oldest": 1.0, "untimed": 1.0, "both": 10.0}
     found = {user: row[0] for (user, _), row in contents(tables).items()}
     assert found == pytest.approx({user: math.log(1 + total / 0.5) for user, total in sums.items()}, rel=1e-14)
+    close_strengths(in_memory(tables, config), contents(tables))
 
 
 @pytest.mark.parametrize(
@@ -191,6 +172,7 @@ def test_any_history_gives_what_the_rules_give_event_by_event(spark, config, alg
     result = interactions.run(spark, config)
     wanted = expected(events, config)
     close(contents(tables), wanted)
+    close_strengths(in_memory(tables, config), wanted)
     assert 0 < len(wanted) < 40
     assert (result.pairs, result.removed) == (len(wanted), len({event[:2] for event in events}) - len(wanted))
 
@@ -222,6 +204,7 @@ def test_ids_have_the_types_of_events(spark, config):
     interactions.run(spark, config)
     assert tables.id_types("interactions") == ("long", "string")
     assert contents(tables) == {(2**40, "i"): (1.0, 1, 10)}
+    assert in_memory(tables, config) == {(2**40, "i"): 1.0}
 
 
 def test_no_events_give_no_interactions(spark, config):
@@ -229,6 +212,7 @@ def test_no_events_give_no_interactions(spark, config):
     result = interactions.run(spark, config)
     assert (result.pairs, result.removed, result.users, result.items) == (0, 0, 0, 0)
     assert contents(tables) == {}
+    assert in_memory(tables, config) == {}
 
 
 def test_missing_events_and_unknown_types_are_refused(spark, config):

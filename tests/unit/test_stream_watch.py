@@ -74,7 +74,7 @@ def test_ranks_by_id(long_ids: bool) -> None:
     events = pairs(
         ("ann", "x"), ("bob", "a"), ("ann", "b"), ("ann", "a"), ("ann", "y"), ("new", "b"), ("ann", "d"), ("ann", "b")
     )
-    got = score_ranks(live, settings, 3, events, history)
+    got = score_ranks(live, settings, 3, events, lambda users: history)
     ideal = 1 + 1 / log2(3)
     assert got == pytest.approx({
         "recall_at_2": (1 / 4 + 0 + 0) / 3, "ndcg_at_2": (1 / ideal + 0 + 0) / 3,
@@ -126,5 +126,5 @@ def test_a_batch_without_events_says_nothing() -> None:
 
 def test_a_model_without_items_misses_everything() -> None:
     live = Live({"ann": 1.0}, {}, [])
-    got = score_ranks(live, Stream(), 3, table([("ann", "b")]), table([("ann", "c")]))
+    got = score_ranks(live, Stream(), 3, table([("ann", "b")]), lambda users: table([("ann", "c")]))
     assert set(got.values()) == {0.0}

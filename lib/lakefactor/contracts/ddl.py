@@ -86,12 +86,15 @@ def properties(contract: TableContract, types: dict[str, str]) -> dict[str, str]
 def column_check(column: Column, sql_type: str) -> str | None:
     """Return the SQL condition that every value of `column` fulfils; None where any value will do.
 
-    Delta takes a CHECK that is NULL as violated, so null is let in by name, and a null element of an array is not.
+    Delta takes a CHECK that is NULL as violated, so null is let in by name, and a null element of an array is not. Only
+    functions that Spark and DataFusion both have are used, so that Spark and delta-rs can both write.
     """
     name = _identifier(column.name)
     parts = []
     if sql_type.startswith("ARRAY"):
-        parts.append(f"forall({name}, x -> abs(x) < {_INFINITY})")
+        finite = f"array_max({name}) < {_INFINITY} AND array_min({name}) > -{_INFINITY}"  # NaN is the largest
+        parts.append(f"cardinality(array_compact({name})) = cardinality({name})")
+        parts.append(finite if column.min_length else f"(cardinality({name}) = 0 OR ({finite}))")
     elif sql_type in ("FLOAT", "DOUBLE") and (column.min is None or column.max is None):
         parts.append(f"abs({name}) < {_INFINITY}")  # false for NaN too: Spark sorts NaN above infinity
     if column.min is not None:
@@ -99,7 +102,9 @@ def column_check(column: Column, sql_type: str) -> str | None:
     if column.max is not None:
         parts.append(f"{name} <= {column.max}")
     if column.min_length is not None and sql_type != "BIGINT":
-        parts.append(f"{'size' if sql_type.startswith(('ARRAY', 'MAP')) else 'length'}({name}) >= {column.min_length}")
+        parts.append(
+            f"{'cardinality' if sql_type.startswith(('ARRAY', 'MAP')) else 'length'}({name}) >= {column.min_length}"
+        )
     if column.one_of:
         parts.append(f"{name} IN ({', '.join(map(literal, column.one_of))})")
     condition = " AND ".join(parts)

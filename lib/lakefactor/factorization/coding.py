@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lakefactor.comm import Communicator, exchange_parts
+from lakefactor.errors import ShapeError
 from lakefactor.types import INDEX_DTYPE
 
 BLOCK_ENTRIES = 1 << 20
@@ -17,6 +18,33 @@ BLOCK_ENTRIES = 1 << 20
 
 Coded = tuple[pa.Array, NDArray[np.int32]]
 """Distinct ids, and the number of each entry's id among them."""
+
+
+def coded(ids: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
+    """Return the distinct ids that occur, and each entry's place among them.
+
+    Ids that are dictionaries already are not hashed again.
+
+    Raises
+    ------
+    ShapeError
+        An id is null.
+
+    Examples
+    --------
+    >>> distinct, place = coded(pa.array(["b", "a", "b"]))
+    >>> distinct.to_pylist(), place.tolist()
+    (['b', 'a'], [0, 1, 0])
+    """
+    if ids.null_count:
+        raise ShapeError(f"{ids.null_count} of {len(ids)} ids are null.")
+    chunks = (ids.chunks if isinstance(ids, pa.ChunkedArray) else [ids]) or [pa.array([], ids.type)]
+    encoded = [chunk if pa.types.is_dictionary(chunk.type) else chunk.dictionary_encode() for chunk in chunks]
+    distinct, codes = _unify_codes(encoded)
+    occurs = np.bincount(codes, minlength=len(distinct)) > 0
+    if occurs.all():
+        return distinct, codes.astype(np.int64)
+    return distinct.filter(pa.array(occurs)), (np.cumsum(occurs) - 1)[codes]
 
 
 def encode(batches: Iterable[pa.RecordBatch]) -> tuple[Coded, Coded, NDArray[np.float32]]:

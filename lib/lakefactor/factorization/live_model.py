@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lakefactor.config import Model
 from lakefactor.errors import ConfigError, ShapeError
+from lakefactor.factorization.coding import coded
 from lakefactor.factorization.equation import Equation
 from lakefactor.kernels import gramian
 from lakefactor.kernels.running_gramian import RunningGramian
@@ -127,8 +128,8 @@ class LiveModel:
 
     def rows(self, side: Side, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
         """Return the row number of each id, -1 where it is unknown."""
-        distinct, place = distinct_ids(ids)
-        return self.numbers(side, distinct)[place]
+        distinct, place = coded(ids)
+        return self.numbers(side, distinct.to_pylist())[place]
 
     def numbers(self, side: Side, ids: list[Any]) -> NDArray[np.int64]:
         """Return the row number of each of some ids, as `rows`."""
@@ -143,7 +144,7 @@ class LiveModel:
     def add(self, side: Side, ids: pa.Array | pa.ChunkedArray) -> NDArray[np.int64]:
         """Return the row number of each id; unknown ones get new rows of zeros, in order of their ids."""
         own = self._sides[side]
-        new = sorted(name for name in distinct_ids(ids)[0] if name not in own.number)
+        new = sorted(name for name in coded(ids)[0].to_pylist() if name not in own.number)
         first, n = len(own.ids), len(own.ids) + len(new)
         if n > len(own.factors):
             spare = max(n, 2 * len(own.factors)) - len(own.factors)
@@ -272,14 +273,3 @@ def memory_bytes(n_users: int, n_items: int, columns: int) -> int:
 def _grown(array: NDArray[Any], spare: int) -> NDArray[Any]:
     """Return the array with so many rows of zeros more."""
     return np.concatenate([array, np.zeros((spare, *array.shape[1:]), array.dtype)])
-
-
-def distinct_ids(ids: pa.Array | pa.ChunkedArray) -> tuple[list[Any], NDArray[np.int64]]:
-    """Return the distinct ids in order of appearance, and each id's place among them."""
-    array = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-    if isinstance(array, pa.DictionaryArray):
-        array = array.dictionary_decode()  # its dictionary may hold ids that do not occur
-    coded = array.dictionary_encode()
-    if coded.null_count:
-        raise ShapeError(f"{coded.null_count} of {len(coded)} ids are null.")
-    return coded.dictionary.to_pylist(), coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from lakefactor.config import Stream
 from lakefactor.errors import ShapeError
-from lakefactor.factorization.live_model import LiveModel, distinct_ids
+from lakefactor.factorization.coding import coded
+from lakefactor.factorization.live_model import LiveModel
 from lakefactor.factorization.row_entries import Entries, Int64s
 from lakefactor.factorization.update_rules import Updated, rule_of, update
 from lakefactor.kernels import build_csr
@@ -86,7 +87,7 @@ class _Touched:
         self, live: LiveModel, side: Side, changes: pa.Table, history: pa.Table | None, settings: Stream
     ) -> None:
         self.side = side
-        self.rows = live.numbers(side, sorted(distinct_ids(changes[f"{side}_id"])[0]))
+        self.rows = live.numbers(side, sorted(coded(changes[f"{side}_id"])[0].to_pylist()))
         self._place = np.full(live.size(side), -1, np.int64)
         self._place[self.rows] = np.arange(len(self.rows))
         self.recent = self._entries(live, changes, "after", "before")
@@ -99,7 +100,8 @@ class _Touched:
         own = live.rows(self.side, table[f"{self.side}_id"])
         own = np.where(own >= 0, self._place[own], -1)
         # Columns are places in the order of ids, which unlike row numbers does not depend on what was added first.
-        distinct, code = distinct_ids(table[f"{other(self.side)}_id"])
+        found, code = coded(table[f"{other(self.side)}_id"])
+        distinct = found.to_pylist()
         order = np.array(sorted(range(len(distinct)), key=distinct.__getitem__), np.int64)
         place = np.empty(len(order), INDEX_DTYPE)
         place[order] = np.arange(len(order))

@@ -6,21 +6,24 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config, Stream
+from lakefactor.factorization.coding import coded
 from lakefactor.factorization.live_model import LiveModel, check_streamed
 from lakefactor.factorization.micro_batch import solve_batch
 from lakefactor.factorization.safeguards import in_quarantine, newest_events
-from lakefactor.factorization.update_rules import Updated, rule_of
-from lakefactor.pipelines.interactions import Span, pairs_of
+from lakefactor.factorization.update_rules import Updated, is_heavy, rule_of
+from lakefactor.pipelines.interactions import Span
 from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.stream_watch import score_ranks, score_ratings
+from lakefactor.pipelines.strengths import Bools, PairEvents
 from lakefactor.spark.catalogue import Catalogue, as_lists, matrix
 from lakefactor.spark.live_factors import UPDATES, optimizer_states, read_factors
 from lakefactor.spark.tables import Tables
@@ -45,7 +48,7 @@ class Learned:
     metrics : dict of str to float
         Prequential metrics.
     seen : pyarrow.Table or None
-        ``user_id, item_id``: all interactions of the users, as they are now.
+        ``user_id, item_id``: all interactions of the users, as they are now, where asked for.
     """
 
     updates: pa.Table | None
@@ -90,23 +93,22 @@ class Live:
 
     def learn(
         self,
-        spark: SparkSession,
         settings: Stream,
         history: pa.Table,
         missed: pa.Table,
         fresh: pa.Table,
-        events_of_items: Callable[[pa.Array], DataFrame],
+        events_of_items: Callable[[pa.Array], pa.Table],
         number: int,
         timed: Timer,
+        with_seen: bool = False,
     ) -> Learned:
         """Measure the model on new events, then bring it up to date with them.
 
         Parameters
         ----------
-        spark : SparkSession
         settings : Stream
         history : pyarrow.Table
-            All events of the users in ``missed`` and ``fresh``, these included.
+            All events of the users in ``missed`` and ``fresh``, these included; columns as `touched.COLUMNS`.
         missed : pyarrow.Table
             Events that came after the training and before the stream; they are learned and not measured.
         fresh : pyarrow.Table
@@ -117,36 +119,40 @@ class Live:
             The micro-batch.
         timed : callable
             Times a step.
+        with_seen : bool, optional
+            Whether `Learned.seen` is wanted.
         """
         with timed("guard"):
-            ignored, guarded = self._ignored(settings, history, fresh)
-        history = history.filter(pc.invert(pc.is_in(history["event_id"], ignored)))
-        learned = pa.concat_tables([missed, fresh])
-        learned = learned.filter(pc.invert(pc.is_in(learned["event_id"], ignored)))
-        if not len(learned):
-            return replace(NOTHING, acted=guarded)
+            ignored, acted = self._ignored(settings, history, fresh)
+            history, missed, fresh = (_without(events, ignored) for events in (history, missed, fresh))
+        if not len(missed) + len(fresh):
+            return replace(NOTHING, acted=acted)
         with timed("strengths"):
-            before, after = self._strengths(spark, history, learned)
-        changes = _changes(before, after, learned)
+            events = PairEvents(history, self.record.config, self.span)
+            is_fresh = events.of_ids(fresh["event_id"])
+            is_new = is_fresh | events.of_ids(missed["event_id"]) if len(missed) else is_fresh
+            acted["unweighted_events"] = int((events.unweighted & is_new).sum())
+            changes = _changes(events, is_new, is_fresh)
+            whole = events.interactions() if settings.user_rule == "exact" or with_seen else None
         with timed("measure"):
-            metrics = self._measure(settings, before, changes, fresh, number)
+            known = partial(_interactions, events, ~is_new)
+            metrics = self._measure(settings, changes.filter(changes["is_fresh"]), known, number)
         of_items = None
         if settings.item_rule == "exact":
             with timed("item_history"):
-                items = pc.unique(changes["item_id"])
-                of_items = self._item_history(spark, events_of_items(items), ignored)
-        known = {side: self.model.size(side) for side in SIDES}
+                of_items = self._item_history(settings, events_of_items, changes["item_id"], ignored)
+        sizes = {side: self.model.size(side) for side in SIDES}
         with timed("solve"):
-            updated = solve_batch(self.model, changes, {"user": after, "item": of_items}, settings)
+            updated = solve_batch(self.model, changes, {"user": whole, "item": of_items}, settings)
         counts = {f"{side}s": len(updated[side].rows) if side in updated else 0 for side in SIDES}
-        counts |= {f"new_{side}s": self.model.size(side) - known[side] for side in SIDES}
-        acted = guarded | {
-            "bounded": sum(int(some.bounded.sum()) for some in updated.values()),
-            "huber": sum(int(some.huber.sum()) for some in updated.values()),
-        }
+        counts |= {f"new_{side}s": self.model.size(side) - sizes[side] for side in SIDES}
+        for name in ("bounded", "huber"):
+            acted[name] = sum(int(getattr(some, name).sum()) for some in updated.values())
         rows = [self._rows(side, some, number) for side, some in updated.items() if len(some.rows)]
         updates = pa.concat_tables(rows) if rows else None
-        return Learned(updates, counts, {name: count for name, count in acted.items() if count}, metrics, after)
+        return Learned(
+            updates, counts, {name: n for name, n in acted.items() if n}, metrics, whole if with_seen else None
+        )
 
     def _ignored(self, settings: Stream, history: pa.Table, fresh: pa.Table) -> tuple[pa.Array, dict[str, int]]:
         """Return the ids of events that a safeguard keeps the model from learning, and how often each acted.
@@ -155,9 +161,8 @@ class Live:
         """
         ignored, acted = [pa.array([], history.schema.field("event_id").type)], {}
         if settings.burst_events:
-            users = history["user_id"].combine_chunks().dictionary_encode()
-            place = users.indices.to_numpy()
-            is_new = self.model.numbers("user", users.dictionary.to_pylist())[place] < 0
+            users, place = coded(history["user_id"])
+            is_new = self.model.numbers("user", users.to_pylist())[place] < 0
             caught = in_quarantine(place, is_new, settings.burst_events)
             ignored.append(history["event_id"].combine_chunks().filter(pa.array(caught)))
             acted["quarantined_users"] = len(np.unique(place[caught]))
@@ -167,48 +172,38 @@ class Live:
             )
             order = np.empty(len(fresh), np.int64)
             order[in_time.to_numpy()] = np.arange(len(fresh))
-            users = fresh["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-            beyond = ~newest_events(users, order, settings.events_per_user)
+            beyond = ~newest_events(coded(fresh["user_id"])[1], order, settings.events_per_user)
             ignored.append(fresh["event_id"].combine_chunks().filter(pa.array(beyond)))
             acted["capped_events"] = int(beyond.sum())
         return pa.concat_arrays(ignored), acted
 
-    def _strengths(self, spark: SparkSession, history: pa.Table, learned: pa.Table) -> tuple[pa.Table, pa.Table]:
-        """Return the users' interactions without the learned events, and with them: ``user_id, item_id, strength``."""
-        is_new = pc.is_in(history["event_id"], learned["event_id"].combine_chunks())
-        # One Spark job makes both: every event counts in "after", and what was known also in "before".
-        both = pa.concat_tables(
-            [
-                history.append_column("after", pa.array(np.ones(len(history), bool))),
-                (old := history.filter(pc.invert(is_new))).append_column("after", pa.array(np.zeros(len(old), bool))),
-            ]
-        )
-        pairs = pairs_of(spark.createDataFrame(both), self.record.config, self.span, "after").where("kept")
-        found = pairs.select(*PAIR, "strength", "after").toArrow()
-        return tuple(found.filter(pc.equal(found["after"], flag)).drop_columns("after") for flag in (False, True))
-
-    def _item_history(self, spark: SparkSession, events: DataFrame, ignored: pa.Array) -> pa.Table:
-        """Return all interactions of items: ``user_id, item_id, strength``."""
-        if len(ignored):
-            events = events.join(
-                F.broadcast(spark.createDataFrame(pa.table({"event_id": ignored}))), "event_id", "anti"
-            )
-        pairs = pairs_of(events, self.record.config, self.span).where("kept")
-        return pairs.select(*PAIR, "strength").toArrow()
+    def _item_history(
+        self,
+        settings: Stream,
+        events_of_items: Callable[[pa.Array], pa.Table],
+        items: pa.ChunkedArray,
+        ignored: pa.Array,
+    ) -> pa.Table:
+        """Return all interactions of those of some items that are solved exactly: ``user_id, item_id, strength``."""
+        distinct, _ = coded(items)
+        rows = self.model.numbers("item", distinct.to_pylist())
+        exactly = rows < 0
+        exactly[~exactly] = ~is_heavy(self.model, "item", rows[~exactly], settings)
+        events = _without(events_of_items(distinct.filter(pa.array(exactly))), ignored)
+        return PairEvents(events, self.record.config, self.span).interactions()
 
     def _measure(
-        self, settings: Stream, before: pa.Table, changes: pa.Table, fresh: pa.Table, number: int
+        self, settings: Stream, changes: pa.Table, had: Callable[[pa.Array], pa.Table], number: int
     ) -> dict[str, float]:
-        """Return the prequential metrics of the new events that speak for an item."""
+        """Return the prequential metrics of the changes that speak for an item."""
         if not settings.watch_users:
             return {}
-        pairs = fresh.select(PAIR).group_by(PAIR).aggregate([])
-        found = pairs.join(changes, PAIR, join_type="inner").rename_columns({"after": "strength"})
-        found = found.filter(pc.is_valid(found["strength"])).sort_by([(name, "ascending") for name in PAIR])
+        found = changes.filter(pc.invert(pc.is_nan(changes["after"])))
         if self.record.config.feedback == "explicit":
             bounds = (self.record.min_strength, self.record.max_strength)
-            return score_ratings(self.model, settings, number, found, self.record.mean, bounds)
-        return score_ranks(self.model, settings, number, found, before)
+            ratings = found.select([*PAIR, "after"]).rename_columns([*PAIR, "strength"])
+            return score_ratings(self.model, settings, number, ratings, self.record.mean, bounds)
+        return score_ranks(self.model, settings, number, found, had)
 
     def catalogue(self) -> Catalogue:
         """Return the items as they are now, ordered by id."""
@@ -237,13 +232,24 @@ class Live:
         return pa.table(columns)
 
 
-def _changes(before: pa.Table, after: pa.Table, learned: pa.Table) -> pa.Table:
-    """Return ``user_id, item_id, before, after`` of the pairs that have learned events; null: no interaction."""
-    pairs = learned.select(PAIR).group_by(PAIR).aggregate([])
-    for name, strengths in (("before", before), ("after", after)):
-        pairs = pairs.join(strengths.rename_columns([*PAIR, name]), PAIR, join_type="left outer")
-    changed = pc.or_(pc.is_valid(pairs["before"]), pc.is_valid(pairs["after"]))
-    return pairs.filter(changed).sort_by([(name, "ascending") for name in PAIR])
+def _changes(events: PairEvents, is_new: Bools, is_fresh: Bools) -> pa.Table:
+    """Return ``user_id, item_id, before, after, is_fresh`` of the pairs with new events; NaN: no interaction."""
+    pair = np.unique(events.pair[is_new])
+    touched = events.of_pairs(pair)
+    before, after = (events.strengths(some).of(pair) for some in (touched & ~is_new, touched))
+    changed = ~(np.isnan(before) & np.isnan(after))
+    fresh = np.isin(pair, events.pair[is_fresh])
+    return events.table(pair[changed], before=before[changed], after=after[changed], is_fresh=fresh[changed])
+
+
+def _interactions(events: PairEvents, some: Bools, users: pa.Array) -> pa.Table:
+    """Return the interactions that some of the events of some users amount to."""
+    return events.interactions(some & events.of_users(users))
+
+
+def _without(events: pa.Table, ids: pa.Array) -> pa.Table:
+    """Return the events whose id is not one of some."""
+    return events.filter(pc.invert(pc.is_in(events["event_id"], value_set=ids))) if len(ids) else events
 
 
 def load_live(spark: SparkSession, config: Config, model_version: str, number: int) -> Live:

@@ -7,10 +7,10 @@ again finds the state from before it, since its own factors carry its number, an
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -21,13 +21,15 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.errors import SetupError
+from lakefactor.factorization.coding import coded
 from lakefactor.pipelines.fold import fold
 from lakefactor.pipelines.live import NOTHING, Learned, Live, load_live
 from lakefactor.pipelines.models import live_version
 from lakefactor.pipelines.refresh import LISTS, replace_recommendations, replace_similar_items
 from lakefactor.spark.stream_source import BatchRows, Source
 from lakefactor.spark.tables import Tables
-from lakefactor.spark.touched import events_of_items, events_of_users, events_since
+from lakefactor.spark.touched import events_of, events_since, learnable
+from lakefactor.types import SIDES
 
 APP_ID = "lakefactor-stream"
 """Delta's transactions of all streams: of two at once, Delta lets one win."""
@@ -83,7 +85,7 @@ class MicroBatches:
         self._done, self._at = done, at
         self._tables = Tables(spark, config.tables)
         self._live: Live | None = None
-        self._number = -1
+        self._number = self._ledger_version = -1
 
     def __call__(self, frame: DataFrame, spark_batch: int) -> None:
         """Process a micro-batch.
@@ -111,22 +113,22 @@ class MicroBatches:
             before = self._version_before(number, rows)
         with steps("follow"):
             live = self._follow(number)
-            missed = self._missed(live, before, arrived.schema)
+            events = learnable(arrived)
+            missed = self._missed(live, before) or events.slice(0, 0)
         with steps("history"):
-            users = pc.unique(pa.concat_tables([arrived, missed])["user_id"])
-            known = events_of_users(self._spark, self._config, users, before).cast(arrived.schema)
+            users, _ = coded(pa.concat_tables([events, missed])["user_id"])
+            known = events_of(self._spark, self._config, "user", users, before)
         fresh = arrived if rows.appended else _without(arrived, known)
-        with steps("append"):
-            self._append(rows, fresh, number)
-        learned = NOTHING
-        if live is not None and len(fresh) + len(missed):
-            history = known if rows.appended else pa.concat_tables([known, fresh])
-            new = None if rows.appended else fresh
-            of_items = partial(events_of_items, self._spark, self._tables, version=before, new=new)
-            learned = live.learn(self._spark, self._config.stream, history, missed, fresh, of_items, number, steps)
+        with ThreadPoolExecutor(1) as pool:
+            appending = pool.submit(self._append, rows, fresh, number)  # Spark is busy with it while the model learns
+            learned = NOTHING
+            if live is not None and len(fresh) + len(missed):
+                learned = self._learn(live, known, missed, fresh, number, before, rows.appended, steps)
+            with steps("append"):
+                appending.result()
         if live is not None and learned.updates is not None:
             with steps("write"):
-                self._tables.append("factor_updates", self._spark.createDataFrame(learned.updates), (APP_ID, number))
+                self._tables.append("factor_updates", learned.updates, (APP_ID, number))
                 self._at("factor_updates")
             with steps("refresh"):
                 self._refresh(live, learned)
@@ -154,8 +156,32 @@ class MicroBatches:
             fold(self._tables, live.model_version, batch_below=number)
             self._at("fold")
 
+    def _learn(
+        self,
+        live: Live,
+        known: pa.Table,
+        missed: pa.Table,
+        fresh: pa.Table,
+        number: int,
+        before: int,
+        appended: bool,
+        steps: Steps,
+    ) -> Learned:
+        """Give the model the events, with the histories of their users and, where it asks, of their items."""
+        fresh = learnable(fresh)
+        unknown = [] if appended else [fresh]  # to the version of the table that histories are read at
+
+        def of_items(items: pa.Array) -> pa.Table:
+            return pa.concat_tables([events_of(self._spark, self._config, "item", items, before), *unknown])
+
+        history = pa.concat_tables([known, *unknown])
+        with_seen = self._config.stream.refresh and any(map(self._tables.exists, LISTS))
+        return live.learn(self._config.stream, history, missed, fresh, of_items, number, steps, with_seen)
+
     def _fence(self, number: int) -> None:
         """Refuse to go on behind another stream's back; Delta would skip what is numbered lower."""
+        if self._tables.version("stream_ledger") == self._ledger_version:
+            return  # the newest row is this stream's own
         ledger = self._tables.read("stream_ledger")
         newest = ledger.where(F.col("batch_id") >= number).orderBy(F.desc("batch_id")).first()
         if newest is None:
@@ -192,23 +218,23 @@ class MicroBatches:
             self._live = load_live(self._spark, self._config, version, number)
         return self._live
 
-    def _missed(self, live: Live | None, before: int, schema: pa.Schema) -> pa.Table:
+    def _missed(self, live: Live | None, before: int) -> pa.Table | None:
         """Return the events that arrived after the training of a model that no micro-batch has updated yet."""
         if live is None or live.updated:
-            return schema.empty_table()
+            return None
         live.updated = True
-        return events_since(self._tables, live.trained_on, before).cast(schema)
+        return events_since(self._tables, live.trained_on, before) if live.trained_on < before else None
 
     def _refresh(self, live: Live, learned: Learned) -> None:
         """Bring the lists of the changed users and items up to date, where `recommend` has made some."""
-        tables, updates = self._tables, learned.updates
-        if not self._config.stream.refresh or updates is None or learned.seen is None:
-            return
-        if not any(map(tables.exists, LISTS)):
+        updates = learned.updates
+        if updates is None or learned.seen is None:
             return
         catalogue = live.catalogue()
         users = updates.filter(pc.equal(updates["side"], "user")).select(["user_id", "factors", "bias"])
-        seen = learned.seen.group_by("user_id").aggregate([("item_id", "list")]).rename_columns(["user_id", "seen"])
+        plain = pa.schema([(f"{side}_id", live.id_types[side]) for side in SIDES])
+        seen = learned.seen.select(plain.names).cast(plain)
+        seen = seen.group_by("user_id").aggregate([("item_id", "list")]).rename_columns(["user_id", "seen"])
         place = pc.index_in(users["user_id"], seen["user_id"].combine_chunks())
         users = users.append_column("seen", seen["seen"].take(place))
         replace_recommendations(self._spark, self._config, live.model_version, live.record.mean, catalogue, users)
@@ -222,18 +248,19 @@ class MicroBatches:
             self._tables.merge_new("rejects", rows.rejects, ["reject_id"])
             self._at("rejects")
         if not rows.appended and len(fresh):
-            frame = self._spark.createDataFrame(fresh)
-            self._tables.append("events", frame, (APP_ID, number), self._metadata(number))
+            self._tables.append("events", fresh, (APP_ID, number), self._metadata(number))
             self._at("events")
 
     def _finish(self, ledger: dict[str, Any], steps: Steps) -> None:
         ledger |= {"seconds": steps.with_total(), "finished_at": datetime.now(timezone.utc)}
-        row = self._spark.createDataFrame([ledger], self._tables.read("stream_ledger").schema)
-        self._tables.append("stream_ledger", row, (APP_ID, ledger["batch_id"]))
+        self._tables.append_rows("stream_ledger", [ledger], (APP_ID, ledger["batch_id"]))
+        self._ledger_version = self._tables.version("stream_ledger")
         self._at("stream_ledger")
         self._done(ledger)
 
 
 def _without(arrived: pa.Table, known: pa.Table) -> pa.Table:
     """Return the events whose id is not among those known."""
-    return arrived.filter(pc.invert(pc.is_in(arrived["event_id"], known["event_id"].combine_chunks())))
+    # The few that arrived are hashed, not the many that are known.
+    again = known["event_id"].filter(pc.is_in(known["event_id"], value_set=arrived["event_id"].combine_chunks()))
+    return arrived.filter(pc.invert(pc.is_in(arrived["event_id"], value_set=again.combine_chunks())))

@@ -54,8 +54,7 @@ def live_version(tables: Tables) -> str | None:
     """Return the published model version, or None before the first."""
     if not tables.exists("live_model"):
         return None
-    row = tables.read("live_model").where(F.col("name") == LIVE_NAME).first()
-    return None if row is None else str(row.model_version)
+    return next((row["model_version"] for row in tables.collect("live_model") if row["name"] == LIVE_NAME), None)
 
 
 def readable_versions(tables: Tables) -> set[str]:

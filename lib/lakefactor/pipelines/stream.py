@@ -88,9 +88,9 @@ class _Report:
     A restart brings the drift watch to where it was, from the ledger.
     """
 
-    def __init__(self, spark: SparkSession, tables: Tables, settings: Stream) -> None:
+    def __init__(self, tables: Tables, settings: Stream) -> None:
         self.result = StreamResult(stream=settings.name)
-        self._spark, self._tables = spark, tables
+        self._tables = tables
         self._metrics = StreamMetrics(settings.metrics_file, settings.name) if settings.metrics_file else None
         self._watch = DriftWatch(settings)
         columns = ("batch_id", "model_version", "metrics")
@@ -106,10 +106,8 @@ class _Report:
             say(change_line(change))
         if changes:
             facts = {"stream": row["stream"], "detected_at": row["finished_at"]}
-            rows = self._spark.createDataFrame(
-                [asdict(change) | facts for change in changes], self._tables.read("drift").schema
-            )
-            self._tables.append("drift", rows, (APP_ID, row["batch_id"]))
+            rows = [asdict(change) | facts for change in changes]
+            self._tables.append_rows("drift", rows, (APP_ID, row["batch_id"]))
         if self._metrics:
             self._metrics.record(row, changes)
 
@@ -147,8 +145,9 @@ def run(spark: SparkSession, config: Config, available_now: bool = False) -> Str
         for table in ("stream_ledger", "drift"):
             tables.ensure(table)
         first_number = _first_number(tables, config, planned_batch(spark, config))
+        spark.conf.set("spark.sql.adaptive.enabled", False)  # in a micro-batch it plans more than it saves
         source = open_source(spark, config, starting_version=_starting_version(tables))
-        report = _Report(spark, tables, config.stream)
+        report = _Report(tables, config.stream)
         batches = _Guarded(MicroBatches(spark, config, source, first_number, report))
         writer = source.frame().writeStream.queryName(f"lakefactor-{config.stream.name}")
         writer = writer.option("checkpointLocation", checkpoint_of(config)).foreachBatch(batches)

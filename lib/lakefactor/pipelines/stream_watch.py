@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lakefactor.config import Stream
+from lakefactor.factorization.coding import coded
 from lakefactor.metrics.prequential import (
     FactorModel,
     batch_means,
@@ -38,7 +40,11 @@ class Scored(Protocol):
 
 
 def score_ranks(
-    live: Scored, settings: Stream, batch_id: int, events: pa.Table, history: pa.Table | None = None
+    live: Scored,
+    settings: Stream,
+    batch_id: int,
+    events: pa.Table,
+    history: Callable[[pa.Array], pa.Table] | None = None,
 ) -> dict[str, float]:
     """Measure how well the model's lists foretold the events of a micro-batch.
 
@@ -52,9 +58,9 @@ def score_ranks(
         Micro-batch; draws the users.
     events : pyarrow.Table
         ``user_id, item_id`` of new events that speak for an item, without nulls.
-    history : pyarrow.Table or None
-        ``user_id, item_id`` of what users had before the micro-batch (more users and repeated pairs are welcome):
-        left out of the lists, and not scored when it comes again.
+    history : callable or None
+        Gives ``user_id, item_id`` of what some users (ids) had before the micro-batch; more users and repeated pairs
+        are welcome. It is left out of the lists, and not scored when it comes again.
 
     Returns
     -------
@@ -65,7 +71,7 @@ def score_ranks(
     if not len(users):
         return {}
     model, popular, user_rows = _model(live, user_rows)
-    seen = None if history is None else _seen(live, users, history)
+    seen = None if history is None else _seen(live, users, history(users))
     items = _item_rows(live, events["item_id"])
     return batch_means(rank_scores(model, user_rows, of_event, items, settings.watch_k, seen, popular))
 
@@ -108,7 +114,7 @@ def _sampled(
     live: Scored, settings: Stream, batch_id: int, events: pa.Table
 ) -> tuple[pa.Array, NDArray[np.int64], NDArray[np.int64], pa.Table]:
     """Return the drawn users, their rows in the live model, of each of their events the user's place, and these."""
-    distinct, of_event = _coded(events["user_id"])
+    distinct, of_event = coded(events["user_id"])
     chosen = sample_users(distinct, batch_id, settings.watch_users)
     place = np.full(len(distinct), -1)
     place[chosen] = np.arange(len(chosen))
@@ -130,22 +136,16 @@ def _model(
 
 def _item_rows(live: Scored, ids: pa.ChunkedArray) -> NDArray[np.int64]:
     """Return each item's row, and for unknown items a negative number of their own."""
-    distinct, place = _coded(ids)
+    distinct, place = coded(ids)
     rows = live.numbers("item", distinct.to_pylist())
     return np.where(rows < 0, -1 - np.arange(len(rows)), rows)[place]
 
 
 def _seen(live: Scored, users: pa.Array, history: pa.Table) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Return CSR rows of the known items that each user had."""
-    place = pc.index_in(history["user_id"], users.cast(history.schema.field("user_id").type))
-    of_users = history.filter(pc.is_valid(place))
-    items = _item_rows(live, of_users["item_id"])
+    distinct, place = coded(history["user_id"])
+    number = pc.fill_null(pc.index_in(distinct, users.cast(distinct.type)), -1).to_numpy()[place].astype(np.int64)
+    items = _item_rows(live, history["item_id"])
     width = live.size("item")
-    pairs = np.unique((pc.drop_null(place).to_numpy().astype(np.int64) * width + items)[items >= 0])
+    pairs = np.unique((number * width + items)[(number >= 0) & (items >= 0)])
     return np.searchsorted(pairs, np.arange(len(users) + 1) * width), (pairs % max(width, 1)).astype(np.int32)
-
-
-def _coded(ids: pa.ChunkedArray) -> tuple[pa.Array, NDArray[np.int64]]:
-    """Return the distinct ids and each id's place among them."""
-    coded = ids.combine_chunks().dictionary_encode()
-    return coded.dictionary, coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)

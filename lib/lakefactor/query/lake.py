@@ -1,22 +1,27 @@
-"""Delta tables under ``tables.root``, opened by name, as Arrow datasets."""
+"""Delta tables under ``tables.root``, opened by name, without Spark: as Arrow datasets, and for small commits."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
+from itertools import chain
 from operator import and_
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakefactor.config import Tables
 from lakefactor.contracts.writers import WRITTEN_BY
 from lakefactor.errors import ConfigError, TableError
 
+_SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss")
+BATCH_ROWS = 1 << 16
 Where = Mapping[str, str | int]
 """Values that columns must have, all of them."""
 
@@ -73,6 +78,10 @@ class Lake:
         except (DeltaError, OSError) as error:
             raise self._unreadable(table, error) from error
 
+    def version(self, table: str) -> int:
+        """Return the newest Delta version of `table`."""
+        return int(self.open(table).version())
+
     def schema(self, table: str) -> pa.Schema:
         """Return the Arrow schema of `table`."""
         return pa.schema(self.open(table).schema().to_arrow())
@@ -111,12 +120,124 @@ class Lake:
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise self._unreadable(table, error) from error
 
-    def _unreadable(self, table: str, error: Exception) -> TableError:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        return TableError(
-            f"table {table} cannot be read from {self.uri(table)}: {reason}; check tables.root, the access to it, and "
-            "that the job that writes the table has ended without an error"
+    def of_ids(
+        self, table: str, columns: Sequence[str], key: str, ids: pa.Array, version: int | None = None
+    ) -> pa.Table:
+        """Return `columns` of the rows whose `key` is one of `ids`, in no particular order.
+
+        Files and row groups that cannot hold any, by their statistics, are not read.
+
+        Returns
+        -------
+        pyarrow.Table
+            Texts are dictionary-encoded, as the files have them: no id is made a string that nobody asks for.
+
+        Raises
+        ------
+        TableError
+            As `rows`.
+        """
+        opened = self.open(table, version)
+        wanted = pc.field(key).isin(ids)
+        try:
+            if "deletionVectors" in (opened.protocol().reader_features or ()):
+                return encoded(self.dataset(table, version=version).to_table(columns=list(columns), filter=wanted))
+            known = pa.schema(opened.schema().to_arrow())
+            schema = pa.schema([(name, _encoded_type(known.field(name).type)) for name in columns])
+            texts = [name for name in columns if pa.types.is_dictionary(schema.field(name).type)]
+            options = ds.ParquetReadOptions(dictionary_columns=texts)
+            dataset = opened.to_pyarrow_dataset(parquet_read_options=options)
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                files = dataset.get_fragments(filter=wanted)
+                parts = pool.map(lambda file: _of_ids(file.subset(filter=wanted), schema, key, ids), files)
+                return pa.Table.from_batches(chain.from_iterable(parts), schema)
+        except (DeltaError, OSError, pa.ArrowException) as error:
+            raise self._unreadable(table, error) from error
+
+    def append(
+        self,
+        table: str,
+        rows: pa.Table,
+        txn: tuple[str, int] | None = None,
+        metadata: str | None = None,
+    ) -> None:
+        """Append rows in one commit. A table with clustering is beyond delta-rs.
+
+        Parameters
+        ----------
+        table : str
+        rows : pyarrow.Table
+            Has every column of the table, in any order.
+        txn : (str, int), optional
+            Application id and version of this write. A repeat of a pair, or a lower version, is skipped.
+        metadata : str, optional
+            Kept in the commit, where Delta calls it ``userMetadata``.
+
+        Raises
+        ------
+        TableError
+            A row is not as the table's constraints say, somebody wrote with the same `txn` at this moment, or the
+            table cannot be written.
+        """
+        opened = self.open(table)
+        if txn is not None and (opened.transaction_version(txn[0]) or -1) >= txn[1]:
+            return
+        properties = CommitProperties(
+            custom_metadata=None if metadata is None else {"userMetadata": metadata},
+            app_transactions=None if txn is None else [Transaction(*txn)],
         )
+        schema = pa.schema(opened.schema().to_arrow())
+        try:
+            write_deltalake(opened, rows.select(schema.names).cast(schema), mode="append", commit_properties=properties)
+        except (DeltaError, OSError) as error:
+            raise TableError(f"table {table} at {self.uri(table)} cannot be written: {_reason(error)}") from error
+
+    def _unreadable(self, table: str, error: Exception) -> TableError:
+        return TableError(
+            f"table {table} cannot be read from {self.uri(table)}: {_reason(error)}; check tables.root, the access "
+            "to it, and that the job that writes the table has ended without an error"
+        )
+
+
+def reachable(config: Tables) -> bool:
+    """Tell whether the tables lie where delta-rs finds them without Spark: in a folder, or in an object store.
+
+    >>> [reachable(Tables(root=root)) for root in ("warehouse", "s3a://lake/tables", "hdfs://lake/tables")]
+    [True, True, False]
+    """
+    scheme, colon, _ = config.root.partition(":")
+    return bool(scheme) and (not colon or scheme in _SCHEMES)
+
+
+def encoded(table: pa.Table) -> pa.Table:
+    """Return the table with its texts dictionary-encoded; its schema is names and types, and nothing else.
+
+    >>> encoded(pa.table({"id": ["a", "a"], "n": [1, 2]})).schema.types
+    [DictionaryType(dictionary<values=string, indices=int32, ordered=0>), DataType(int64)]
+    """
+    return table.cast(pa.schema([(field.name, _encoded_type(field.type)) for field in table.schema]))
+
+
+def _encoded_type(kind: pa.DataType) -> pa.DataType:
+    """Return what Arrow reads a column of this type as where texts are to be dictionaries."""
+    return pa.dictionary(pa.int32(), pa.string()) if pa.types.is_string(kind) else kind
+
+
+def _of_ids(file: ds.Fragment, schema: pa.Schema, key: str, ids: pa.Array) -> list[pa.RecordBatch]:
+    """Return the file's rows whose `key` is one of `ids`, read in batches that fit the processor's cache."""
+    batches = file.to_batches(columns=schema.names, schema=schema, batch_size=BATCH_ROWS, use_threads=False)
+    return [batch.filter(_is_one_of(batch[key], ids)) for batch in batches]
+
+
+def _is_one_of(keys: pa.Array, ids: pa.Array) -> pa.Array:
+    """Return for each key whether it is one of `ids`; Arrow's own test knows no dictionaries."""
+    if not pa.types.is_dictionary(keys.type):
+        return pc.is_in(keys, value_set=ids)
+    return pc.is_in(keys.dictionary, value_set=ids).take(keys.indices)
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _expression(where: Where) -> pc.Expression:

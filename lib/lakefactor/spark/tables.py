@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from delta.tables import DeltaTable
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, DataFrameWriterV2, Row, SparkSession
@@ -24,6 +25,7 @@ from lakefactor import config as settings
 from lakefactor.contracts import IdType, by_name, by_path, literal, load
 from lakefactor.contracts.writers import WRITTEN_BY
 from lakefactor.errors import ShapeError, TableError
+from lakefactor.query.lake import Lake, reachable
 
 
 class Tables:
@@ -46,6 +48,7 @@ class Tables:
         self._spark = spark
         self._root = config.root if not config.root or ":" in config.root else str(Path(config.root).absolute())
         self._catalog = config.catalog
+        self._lake = Lake(config) if reachable(config) else None
 
     def path_or_name(self, table: str) -> str:
         """Return the folder or URI of `table`, or its name in the catalog."""
@@ -112,7 +115,13 @@ class Tables:
 
     def version(self, table: str) -> int:
         """Return the newest Delta version of `table`."""
-        return int(self._commit(table)["version"])
+        return self._lake.version(table) if self._lake else int(self._commit(table)["version"])
+
+    def collect(self, table: str) -> list[dict[str, Any]]:
+        """Return all rows of a small table; where it lies in a folder or an object store, no Spark job is needed."""
+        if self._lake:
+            return self._lake.dataset(table).to_table().to_pylist()
+        return [row.asDict() for row in self.read(table).collect()]
 
     def uid(self, table: str) -> str:
         """Return Delta's own id of `table`; a table that was dropped and created again has another."""
@@ -137,29 +146,42 @@ class Tables:
     def append(
         self,
         table: str,
-        rows: DataFrame,
+        rows: DataFrame | pa.Table,
         txn: tuple[str, int] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Append `rows`.
+        """Append `rows`: Spark's, or Arrow's, which are committed without a Spark job where the table allows that.
 
         Parameters
         ----------
         table : str
             Name of a contract; the table exists.
-        rows : DataFrame
+        rows : DataFrame or pyarrow.Table
             Has every column of the table, in any order.
         txn : (str, int), optional
             Application id and version of this write. A repeat of a pair, or a lower version, is skipped by Delta.
         metadata : mapping, optional
             JSON-able; kept in the commit (see `commit_metadata` and `version_with`).
         """
+        kept = None if metadata is None else json.dumps(metadata, sort_keys=True)
+        if isinstance(rows, pa.Table):
+            if self._lake and not load(table).cluster_by:
+                self._lake.append(table, rows, txn, kept)
+                return
+            rows = self._spark.createDataFrame(rows)
         writer = self._writer(table, rows)
-        if metadata is not None:
-            writer = writer.option("userMetadata", json.dumps(metadata, sort_keys=True))
+        if kept is not None:
+            writer = writer.option("userMetadata", kept)
         if txn is not None:
             writer = writer.option("txnAppId", txn[0]).option("txnVersion", str(txn[1]))
         writer.append()
+
+    def append_rows(self, table: str, rows: Sequence[Mapping[str, Any]], txn: tuple[str, int] | None = None) -> None:
+        """Append a few rows, each by the names of its columns; `txn` as in `append`."""
+        if self._lake and not load(table).cluster_by:
+            self._lake.append(table, pa.Table.from_pylist(rows, schema=self._lake.schema(table)), txn)
+        else:
+            self.append(table, self._spark.createDataFrame(rows, self.read(table).schema), txn)
 
     def overwrite(self, table: str, rows: DataFrame, metadata: Mapping[str, Any]) -> None:
         """Replace all rows in one commit that carries `metadata` (JSON-able; see `commit_metadata`)."""

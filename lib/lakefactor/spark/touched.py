@@ -1,55 +1,50 @@
-"""Events of some users, at one version of the table: what a micro-batch needs of the history.
+"""Events of some users or items, at one version of the table: what a micro-batch needs of the history.
 
-Where the tables lie under a root, delta-rs reads them in this process: of files and row groups it knows the smallest
-and largest user, so most are never opened, and no Spark job is planned. A catalog's tables are read by Spark.
+Tables in a folder or an object store are read by delta-rs in this process: of files and row groups it knows the
+smallest and largest user, so those that cannot hold one are not opened, and no Spark job is planned. A catalog's tables
+are read by Spark.
 """
 
 from __future__ import annotations
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
-from lakefactor.query.lake import Lake
+from lakefactor.query.lake import Lake, encoded, reachable
 from lakefactor.spark.tables import Tables
+from lakefactor.types import Side
+
+COLUMNS = ("event_id", "user_id", "item_id", "event_type", "value", "event_time", "ingested_at")
+"""Of `events`: what strengths are made of."""
 
 
-def events_of_users(spark: SparkSession, config: Config, users: pa.Array, version: int) -> pa.Table:
-    """Return the rows of `events` of some users.
+def events_of(spark: SparkSession, config: Config, side: Side, ids: pa.Array, version: int) -> pa.Table:
+    """Return the rows of `events` of some users or items.
+
+    The table is clustered by user first: of some items most of its files are read.
 
     Parameters
     ----------
     spark : SparkSession
     config : Config
-    users : pyarrow Array
-        Ids, each once.
+    side : {"user", "item"}
+    ids : pyarrow Array
+        Each once.
     version : int
         Delta version of `events`.
 
     Returns
     -------
     pyarrow.Table
-        All columns of `events`, in no particular order.
+        ``COLUMNS``, in no particular order, as `learnable` gives them.
     """
-    if config.tables.root:
-        events = Lake(config.tables).dataset("events", version=version)
-        return events.to_table(filter=pc.field("user_id").isin(users))
-    return rows_of(spark, Tables(spark, config.tables).read("events", version), "user_id", users).toArrow()
-
-
-def events_of_items(
-    spark: SparkSession, tables: Tables, items: pa.Array, version: int, new: pa.Table | None
-) -> DataFrame:
-    """Return the rows of `events` of some items, and those of ``new`` events that are not in the table yet.
-
-    The table is clustered by user first, so most of its files are read.
-    """
-    events = tables.read("events", version)
-    if new is not None:
-        events = events.unionByName(spark.createDataFrame(new).select(*events.columns))
-    return rows_of(spark, events, "item_id", items)
+    key = f"{side}_id"
+    if reachable(config.tables):
+        return Lake(config.tables).of_ids("events", COLUMNS, key, ids, version)
+    rows = rows_of(spark, Tables(spark, config.tables).read("events", version), key, ids)
+    return learnable(rows.select(*COLUMNS).toArrow())
 
 
 def rows_of(spark: SparkSession, rows: DataFrame, key: str, ids: pa.Array) -> DataFrame:
@@ -59,16 +54,18 @@ def rows_of(spark: SparkSession, rows: DataFrame, key: str, ids: pa.Array) -> Da
 
 
 def events_since(tables: Tables, after: int, until: int) -> pa.Table:
-    """Return the events that commits after version ``after``, up to and with ``until``, have appended.
+    """Return the events that commits after version ``after``, up to and with a later ``until``, have appended.
 
-    All columns of `events`.
+    ``COLUMNS``, as `learnable` gives them.
 
     Raises
     ------
     TableError
         The log of the table no longer holds these commits.
     """
-    events = tables.read("events")
-    if after >= until:
-        return events.limit(0).toArrow()
-    return tables.changes("events", after + 1, until).select(*events.columns).toArrow()
+    return learnable(tables.changes("events", after + 1, until).select(*COLUMNS).toArrow())
+
+
+def learnable(events: pa.Table) -> pa.Table:
+    """Return ``COLUMNS`` of rows of `events` that Spark gave, texts dictionary-encoded."""
+    return encoded(events.select(COLUMNS))
