@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-stream rapids \
+.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-stream soak-stream rapids \
 	test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
 
 PYTHON ?= python3
@@ -63,6 +63,9 @@ bench-quality: setup ## rank and rating metrics on real data, beside implicit an
 
 bench-stream: setup ## micro-batches of a stream beside a retraining by MLlib (30 minutes; ARGS="--events 1000000" is a trial)
 	@$(RUN) OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/stream.py $(ARGS)
+
+soak-stream: setup ## a stream at a steady rate for half an hour, with a publish in the middle (ARGS="--minutes 2" is a trial)
+	@$(RUN) OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/soak.py $(ARGS)
 
 rapids: setup ## fetch the RAPIDS plugin (1 GB) for its tests, which `make test` then runs too
 	@$(RUN) python scripts/fetch_rapids.py

@@ -41,6 +41,7 @@ def page() -> str:
             "",
             *_quality(quality),
             *_engine(engine),
+            *_stream(results("stream")),
             *_stream_quality(results("stream_quality")),
         ]
     )
@@ -120,12 +121,10 @@ def _engine(record: dict[str, Any]) -> list[str]:
         "",
     ]
     for name, part in record.items():
-        machine = part["machine"]
         lines += [
             f"### {TITLES[name]}",
             "",
-            f"Measured {machine['at']} on {machine['cpu']}, {machine['cores']} cores, {part['repeats']} repetitions, "
-            f"load average {machine['load_average'][0]:.1f} before and {machine['load_average_after'][0]:.1f} after.",
+            _measured(part["machine"], f", {part['repeats']} repetitions"),
             "",
             *SECTIONS[name](part),
             "",
@@ -214,6 +213,63 @@ def _time_to_quality(part: dict[str, Any]) -> list[str]:
     ]
 
 
+def _stream(record: dict[str, Any]) -> list[str]:
+    problem, retrain = record["problem"], record["mllib_retrain"]
+    lines = [
+        "## Freshness of a stream",
+        "",
+        f"`make bench-stream`: {problem['events']:,} events of {problem['users']:,} users and {problem['items']:,} "
+        f"items in the table, a published model of rank {problem['rank']}, local[{problem['cores']}]; files of new "
+        "events arrive one after the other. Seconds are from arrival to factors that can be read; events/s are by "
+        f"the whole micro-batch. {problem['batches']} micro-batches of each size after a first that is left out. "
+        + _measured(record["machine"]),
+        "",
+        "| rules (users, items) | events | p50 s | p95 s | events/s | MB written | Spark jobs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for rule, run in record["rules"].items():
+        for size, found in run["sizes"].items():
+            cells = (f"{found['p50_seconds']:.2f}", f"{found['p95_seconds']:.2f}", f"{found['events_per_second']:,.0f}")
+            rest = (f"{found['bytes_per_batch'] / 1e6:.2f}", f"{found['spark_jobs_per_batch']:.0f}")
+            lines.append(f"| {rule} | {size} | {' | '.join(cells + rest)} |")
+    sizes = record["rules"]["exact"]["sizes"]
+    steps = [
+        step for step in sizes["1k"]["step_seconds"] if any(s["step_seconds"][step] >= 0.01 for s in sizes.values())
+    ]
+    lines += [
+        "",
+        "Where the time of `exact` goes, medians in seconds (`append` is what is waited for it after learning):",
+        "",
+        f"| events | {' | '.join(steps)} |",
+        f"|---|{'---|' * len(steps)}",
+    ]
+    for size, found in sizes.items():
+        lines.append(f"| {size} | " + " | ".join(f"{found['step_seconds'][step]:.2f}" for step in steps) + " |")
+    growth = record["growth"]
+    lines += [
+        "",
+        "The same 1k micro-batches after shorter histories, and what of `events` they read:",
+        "",
+        "| events in the table | p50 s | history s | of the touched users | files read | one user: files, row groups |",
+        "|---|---|---|---|---|---|",
+    ]
+    for events, point in growth["points"].items():
+        all_users, one = point["history"], point["history_of_one_user"]
+        lines.append(
+            f"| {int(events):,} | {point['p50_seconds']:.2f} | {point['history_step_seconds']:.2f} "
+            f"| {all_users['events_of_the_users']:,} | {all_users['files_opened']} of {all_users['files']} "
+            f"| {one['files_opened']} of {one['files']}, {one['row_groups_read']} of {one['row_groups_of_those']} |"
+        )
+    if retrain is not None:
+        ratio = record["headline"]["cost_ratio_vs_mllib_retrain"]
+        lines += [
+            "",
+            f"A retraining by MLlib for the same freshness: {retrain['seconds']:.0f} s, {ratio:.0f} times a whole 1k "
+            "micro-batch.",
+        ]
+    return [*lines, ""]
+
+
 def _stream_quality(record: dict[str, Any]) -> list[str]:
     ranks, ratings = record["results"]["ndcg_at_10"], record["results"]["rmse"]
     lines = [
@@ -232,6 +288,13 @@ def _stream_quality(record: dict[str, Any]) -> list[str]:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     defaults = record["defaults"]
     return [*lines, "", f"Defaults: {defaults['user_rule']}, {defaults['item_rule']}, rho {defaults['rho']:g}.", ""]
+
+
+def _measured(machine: dict[str, Any], more: str = "") -> str:
+    return (
+        f"Measured {machine['at']} on {machine['cpu']}, {machine['cores']} cores{more}, load average "
+        f"{machine['load_average'][0]:.1f} before and {machine['load_average_after'][0]:.1f} after."
+    )
 
 
 def _spread(middle: float, values: Sequence[float]) -> str:

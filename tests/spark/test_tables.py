@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timezone
+from tempfile import TemporaryDirectory
 
+import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
@@ -78,6 +81,76 @@ def test_a_repeated_transaction_appends_nothing(tables):
     tables.append("interactions", rows(tables, OTHER), txn=("some job", 2))
     assert contents(tables) == [ONE, OTHER]
     assert tables.version("interactions") == 2
+
+
+def update(user="u1", batch=1, **columns):
+    """Return a row of `factor_updates`, as Arrow."""
+    row = {
+        "model_version": "v", "batch_id": batch, "side": "user", "user_id": user, "item_id": None,
+        "factors": [1.0, 2.0], "bias": 0.0, "n_entries": 3, "rule": "exact", "optimizer_state": None,
+        "updated_at": datetime(2026, 11, 25, tzinfo=timezone.utc),
+    } | columns  # fmt: skip
+    types = {"batch_id": pa.int64(), "n_entries": pa.int64(), "updated_at": pa.timestamp("us", "UTC")}
+    types |= {"factors": pa.list_(pa.float32()), "optimizer_state": pa.list_(pa.float32()), "bias": pa.float32()}
+    return pa.Table.from_pylist([row], schema=pa.schema([(name, types.get(name, pa.string())) for name in row]))
+
+
+def test_arrow_rows_are_committed_as_spark_s_are(spark, tables):
+    tables.ensure("factor_updates")
+    by_spark = spark.createDataFrame(update("u0")).select(*reversed(update().column_names))
+    tables.append("factor_updates", by_spark, txn=("s", 0), metadata={"n": 0})
+    for _ in range(2):  # the second time it is there already
+        tables.append("factor_updates", update("u1"), txn=("s", 1), metadata={"n": 1})
+        assert tables.version("factor_updates") == 2
+    tables.append("factor_updates", update("u9"), txn=("s", 0))
+    tables.append("factor_updates", by_spark, txn=("s", 1))  # Spark knows of what delta-rs has committed
+    assert tables.version("factor_updates") == 2
+    found = sorted(tables.read("factor_updates").collect(), key=lambda row: row.user_id)
+    assert [row.asDict() for row in found] == [update(user).to_pylist()[0] | when(row) for user, row in zip(
+        ("u0", "u1"), found, strict=True
+    )]  # fmt: skip
+    assert tables.commit_metadata("factor_updates") == {"n": 1}
+    assert tables.version_with("factor_updates", {"n": 1}) == 2
+
+
+def when(row):
+    """Return the time as Spark's rows have it: naive, in the local zone."""
+    assert row.updated_at.astimezone(timezone.utc) == datetime(2026, 11, 25, tzinfo=timezone.utc)
+    return {"updated_at": row.updated_at}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"factors": [1.0, float("nan")]}, {"factors": [float("-inf"), 1.0]}, {"factors": [1.0, None]}, {"factors": []},
+        {"bias": float("inf")}, {"batch_id": -1}, {"user_id": ""}, {"item_id": "i"}, {"rule": "guess"},
+        {"optimizer_state": [float("nan")]}, {"model_version": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_arrow_rows_that_the_contract_refuses_are_not_committed(tables, wrong):
+    tables.ensure("factor_updates")
+    with pytest.raises(TableError, match=r"factor_updates at .* cannot be written"):
+        tables.append("factor_updates", pa.concat_tables([update("u1"), update("u2", **wrong)]))
+    assert tables.read("factor_updates").count() == 0
+
+
+def test_a_few_rows_go_by_the_names_of_their_columns(spark):
+    row = {
+        "stream": "s", "batch_id": 3, "model_version": None, "segment": "all", "metric": "recall_at_10",
+        "detector": "adwin", "before": 0.5, "after": 0.25, "detected_at": datetime(2026, 11, 25, tzinfo=timezone.utc),
+    }  # fmt: skip
+    schema = f"lake_{uuid.uuid4().hex}"
+    with TemporaryDirectory() as folder:
+        for place in ({"root": folder}, {"root": "", "catalog": schema}):
+            tables = Tables(spark, TablesConfig(**place))
+            tables.ensure("drift")
+            for _ in range(2):
+                tables.append_rows("drift", [row | {"model_version": "v"}], ("s", 3))
+            (found,) = tables.collect("drift")
+            assert found | {"detected_at": row["detected_at"]} == row | {"model_version": "v"}
+            assert tables.version("drift") == 1
+    spark.sql(f"DROP SCHEMA {schema} CASCADE")
 
 
 def test_columns_go_by_name_and_a_missing_one_is_refused(tables):

@@ -17,7 +17,7 @@ from lakefactor.config import Config
 from lakefactor.errors import SetupError
 from lakefactor.factorization.equation import Equation
 from lakefactor.kernels import build_csr, gramian, reference
-from lakefactor.pipelines import interactions, publish, stream, train
+from lakefactor.pipelines import ingest, interactions, publish, stream, train
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
@@ -192,3 +192,110 @@ def test_a_run_cut_off_after_any_commit_ends_as_an_unbroken_one(spark, place, un
     expected, found = unbroken(rules), outcome(spark, config)
     for table in TABLES:
         assert found[table] == expected[table], table
+
+
+def stream_lines(spark, config: Config, rows: list[str]) -> dict[str, tuple]:
+    """Stream events (user, item, type, second) as one file; return the users' factors."""
+    text = "\n".join(["user,item,type,time", *(f"{row[:-2]}17002000{row[-2:]}" for row in rows)]) + "\n"
+    (Path(config.stream.path) / "1.csv").write_text(text)
+    assert stream.run(spark, config, available_now=True).accepted == len(rows)
+    return factors(spark, config, "user")
+
+
+def test_what_safeguards_let_through_is_learned_as_if_it_were_all(spark, place):
+    shutil.copytree(place / "warehouse", place / "other")
+    (place / "folder").mkdir()
+    keys = {"item_rule": "off", "resolve_users": 40}
+    guarded = settings(place / "warehouse", place / "landing", burst_events=4, events_per_user=2, **keys)
+    plain = settings(place / "other", place / "folder", **keys)
+    guarded, plain = (changed(c, ingest={"event_weights": {"interaction": 1, "share": 1}}) for c in (guarded, plain))
+    before = factors(spark, plain, "user")
+    learned = ["u951,i002,interaction,12", "u951,i003,interaction,13", "u001,i003,interaction,23",
+               "u001,i001,interaction,22"]  # fmt: skip
+    burst = [f"u950,i00{n},interaction,3{n}" for n in range(5)]
+    capped = ["u951,i000,interaction,10", "u951,i001,interaction,11", "u001,i002,interaction,21"]
+    unweighted = ["u002,i000,share,40"]  # the type had no weight in the training
+    found = stream_lines(spark, guarded, [*burst, *capped, *learned, *unweighted])
+    expected = stream_lines(spark, plain, learned)
+    assert found["u002"][1] == before["u002"][1]
+    assert {user: row for user, row in found.items() if user != "u002"} == {
+        user: row for user, row in expected.items() if user != "u002"
+    }
+    (row,) = Tables(spark, guarded.tables).collect("stream_ledger")
+    acted, metrics = dict(row["acted"]), dict(row["metrics"])
+    assert acted == {"quarantined_users": 1, "capped_events": 3 + 3, "unweighted_events": 1}
+    assert 0 <= metrics["distance_p50"] <= metrics["distance_p95"]
+    (row,) = Tables(spark, plain.tables).collect("stream_ledger")
+    assert row["acted"] == []
+
+
+def test_events_that_others_append_are_learned_as_those_of_a_landing_folder(spark, place):
+    shutil.copytree(place / "warehouse", place / "other")
+    rows = [*lines(8, 30, first=EVENTS), "u901,i901,1,1700100000"]
+    files = settings(place / "warehouse", place / "landing", item_rule="exact")
+    write(place / "landing", "1.csv", rows)
+    stream.run(spark, files, available_now=True)
+    feed = settings(place / "other", place / "landing", item_rule="exact")
+    feed = changed(feed, stream={"source": "changes"})
+    assert stream.run(spark, feed, available_now=True).batches == 0
+    ingest.run(spark, feed, [str(place / "landing")])
+    result = stream.run(spark, feed, available_now=True)
+    assert (result.batches, result.read, result.accepted, result.duplicates) == (1, 31, 31, 0)
+    for side in ("user", "item"):
+        assert factors(spark, feed, side) == factors(spark, files, side)
+    assert [row["input_versions"] for row in Tables(spark, feed.tables).collect("stream_ledger")] == [[("events", 2)]]
+
+
+def test_decay_is_measured_against_the_training(spark, place):
+    config = settings(place / "warehouse", place / "landing", item_rule="off")
+    config = changed(config, interactions={"half_life_days": 0.05, "log_scale": 0.5})
+    interactions.run(spark, config)
+    publish.run(spark, config, train.run(spark, config).model_version)
+    items = factors(spark, config, "item")
+    late = [f"u{n:03d},i{n + 2:03d},1,{1_700_000_000 + 60 * 100}" for n in range(3)]  # in the middle of the history
+    write(place / "landing", "1.csv", late)
+    assert stream.run(spark, config, available_now=True).accepted == 3
+    assert_users_are_solved(spark, config, users_of(late), items)
+
+
+def test_others_may_optimize_and_append_while_it_runs(spark, place, unbroken):
+    config = settings(place / "warehouse", place / "landing", max_rows=1, **RULES["exact"])
+    tables = Tables(spark, config.tables)
+    write_batches(place / "landing")
+    strange = tables.read("events").limit(1).selectExpr(
+        "unhex(repeat('ff', 16)) AS event_id", "'nobody' AS user_id", "'nothing' AS item_id",
+        "* EXCEPT (event_id, user_id, item_id)",
+    ).toArrow()  # fmt: skip
+
+    def at(step: str) -> None:
+        if step == "events":
+            for table in ("events", "user_factors", "stream_ledger", "factor_updates"):
+                spark.sql(f"OPTIMIZE {tables.sql_name(table)}")
+            tables.append("events", spark.createDataFrame(strange), txn=("another", 0))
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stream, "MicroBatches", partial(stream.MicroBatches, at=at))
+        stream.run(spark, config, available_now=True)
+    expected, found = unbroken("exact"), outcome(spark, config)
+    for table in {*TABLES} - {"events", "stream_ledger"}:
+        assert found[table] == expected[table], table
+    assert len(found["events"]) == len(expected["events"]) + 1
+    assert len(found["stream_ledger"]) == len(expected["stream_ledger"])  # the versions in them differ
+
+
+def test_a_stream_that_another_has_overtaken_ends_before_it_writes(spark, place):
+    config = settings(place / "warehouse", place / "landing", max_rows=1)
+    tables = Tables(spark, config.tables)
+    write_batches(place / "landing")
+
+    def at(step: str) -> None:
+        if step == "stream_ledger":
+            (own,) = tables.collect("stream_ledger")
+            tables.append_rows("stream_ledger", [own | {"stream": "other", "batch_id": 7}])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stream, "MicroBatches", partial(stream.MicroBatches, at=at))
+        with pytest.raises(SetupError, match=r"stream 'other' has finished micro-batch 7 .* one stream at a time"):
+            stream.run(spark, config, available_now=True)
+    assert {row["batch_id"] for row in tables.collect("stream_ledger")} == {0, 7}
+    assert {row["batch_id"] for row in tables.collect("factor_updates")} == {0}

@@ -439,6 +439,12 @@ class Stream(Section):
         ge=1,
         description="Micro-batches between exact computations of the Gramians, which change by the rows else.",
     )
+    resolve_users: int = Field(
+        100,
+        ge=0,
+        description="Users that are solved anew from their whole histories whenever the Gramians are computed anew, to "
+        "tell how far the stream's factors are from that; 0: none.",
+    )
     fold_every: int = Field(
         100, ge=0, description="Micro-batches between merges of `factor_updates` into the factor tables; 0: never."
     )

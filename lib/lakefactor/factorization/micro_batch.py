@@ -80,6 +80,26 @@ def solve_batch(
     return {side: replace(some, factors=live.source(side)[some.rows]) for side, some in updated.items()}
 
 
+def solve_anew(live: LiveModel, side: Side, history: pa.Table, settings: Stream, threads: int = 1) -> Updated:
+    """Return what `exact` makes of some known rows, whatever the side's rule is; the live model is not changed.
+
+    Parameters
+    ----------
+    live : LiveModel
+    side : {"user", "item"}
+    history : pyarrow Table
+        ``user_id, item_id, strength``: all interactions of the rows. Those with unknown ids are left out.
+    settings : Stream
+        ``rho`` and ``huber``.
+    threads : int
+    """
+    exactly = settings.model_copy(
+        update={f"{side}_rule": "exact", "max_change": 0.0, "exact_max_entries": np.iinfo(np.int64).max}
+    )
+    unchanged = history.append_column("after", history["strength"]).append_column("before", history["strength"])
+    return _Touched(live, side, unchanged, history, exactly).solve(live, exactly, threads)
+
+
 class _Touched:
     """The rows of a side that a micro-batch names, by id, with their entries."""
 

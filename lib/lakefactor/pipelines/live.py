@@ -17,9 +17,10 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config, Stream
 from lakefactor.factorization.coding import coded
 from lakefactor.factorization.live_model import LiveModel, check_streamed
-from lakefactor.factorization.micro_batch import solve_batch
+from lakefactor.factorization.micro_batch import solve_anew, solve_batch
 from lakefactor.factorization.safeguards import in_quarantine, newest_events
 from lakefactor.factorization.update_rules import Updated, is_heavy, rule_of
+from lakefactor.metrics.prequential import sample_users
 from lakefactor.pipelines.interactions import Span
 from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.stream_watch import score_ranks, score_ratings
@@ -204,6 +205,25 @@ class Live:
             ratings = found.select([*PAIR, "after"]).rename_columns([*PAIR, "strength"])
             return score_ratings(self.model, settings, number, ratings, self.record.mean, bounds)
         return score_ranks(self.model, settings, number, found, had)
+
+    def distances(
+        self, settings: Stream, events_of_users: Callable[[pa.Array], pa.Table], number: int
+    ) -> dict[str, float]:
+        """Return how far some users' factors are from those that a solution from their whole histories would give now.
+
+        ``distance_p50`` and ``distance_p95`` of |x - x_exact| / |x_exact|: what items that moved since a user's last
+        event, and rules that read no history, leave behind. Empty where ``stream.resolve_users`` is 0.
+        """
+        ids = pa.array(self.model.ids("user", np.arange(self.model.size("user"))), self.id_types["user"])
+        users = ids.take(pa.array(sample_users(ids, number, settings.resolve_users)))
+        history = PairEvents(events_of_users(users), self.record.config, self.span).interactions()
+        if not len(history):
+            return {}
+        anew = solve_anew(self.model, "user", history, settings)
+        change = np.linalg.norm(self.model.source("user")[anew.rows] - anew.factors, axis=1)
+        size = np.linalg.norm(anew.factors, axis=1)
+        p50, p95 = np.percentile(change[size > 0] / size[size > 0], (50, 95)) if size.any() else (0.0, 0.0)
+        return {"distance_p50": float(p50), "distance_p95": float(p95)}
 
     def catalogue(self) -> Catalogue:
         """Return the items as they are now, ordered by id."""

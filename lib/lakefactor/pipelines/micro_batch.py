@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -147,12 +148,16 @@ class MicroBatches:
             "newest_event_time": pc.max(fresh["event_time"]).as_py(),
             "started_at": started,
         }
-        every = self._config.stream
-        if live is not None and number % every.gramian_every == 0:
-            with steps("gramian"):
-                ledger["metrics"] = {**learned.metrics, "gramian_difference": live.model.recompute_gramians()}
+        settings = self._config.stream
+        if live is not None and number % settings.gramian_every == 0:
+            with steps("check"):
+                newest = self._tables.version("events")
+                events_of_users = partial(events_of, self._spark, self._config, "user", version=newest)
+                checked = live.distances(settings, events_of_users, number)
+                checked["gramian_difference"] = live.model.recompute_gramians()
+            ledger["metrics"] = learned.metrics | checked
         self._finish(ledger, steps)
-        if live is not None and every.fold_every and (number + 1) % every.fold_every == 0:
+        if live is not None and settings.fold_every and (number + 1) % settings.fold_every == 0:
             fold(self._tables, live.model_version, batch_below=number)
             self._at("fold")
 

@@ -143,14 +143,11 @@ class Lake:
             if "deletionVectors" in (opened.protocol().reader_features or ()):
                 return encoded(self.dataset(table, version=version).to_table(columns=list(columns), filter=wanted))
             known = pa.schema(opened.schema().to_arrow())
-            schema = pa.schema([(name, _encoded_type(known.field(name).type)) for name in columns])
-            texts = [name for name in columns if pa.types.is_dictionary(schema.field(name).type)]
-            options = ds.ParquetReadOptions(dictionary_columns=texts)
-            dataset = opened.to_pyarrow_dataset(parquet_read_options=options)
+            schema = pa.schema([(n, _encoded_type(known.field(n).type)) for n in dict.fromkeys([*columns, key])])
+            files = opened.to_pyarrow_dataset().get_fragments(filter=wanted)
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                files = dataset.get_fragments(filter=wanted)
                 parts = pool.map(lambda file: _of_ids(file.subset(filter=wanted), schema, key, ids), files)
-                return pa.Table.from_batches(chain.from_iterable(parts), schema)
+                return pa.Table.from_batches(chain.from_iterable(parts), schema).select(columns)
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise self._unreadable(table, error) from error
 
@@ -223,9 +220,15 @@ def _encoded_type(kind: pa.DataType) -> pa.DataType:
     return pa.dictionary(pa.int32(), pa.string()) if pa.types.is_string(kind) else kind
 
 
-def _of_ids(file: ds.Fragment, schema: pa.Schema, key: str, ids: pa.Array) -> list[pa.RecordBatch]:
+def _of_ids(file: ds.ParquetFileFragment, schema: pa.Schema, key: str, ids: pa.Array) -> list[pa.RecordBatch]:
     """Return the file's rows whose `key` is one of `ids`, read in batches that fit the processor's cache."""
-    batches = file.to_batches(columns=schema.names, schema=schema, batch_size=BATCH_ROWS, use_threads=False)
+    texts = [field.name for field in schema if pa.types.is_dictionary(field.type)]
+    # Statistics tell nothing of a dictionary column: row groups are chosen first, by the file's own types.
+    encoded = ds.ParquetFileFormat(read_options=ds.ParquetReadOptions(dictionary_columns=texts))
+    if not (groups := [group.id for group in file.row_groups]):
+        return []
+    chosen = encoded.make_fragment(file.path, file.filesystem, row_groups=groups)
+    batches = chosen.to_batches(columns=schema.names, schema=schema, batch_size=BATCH_ROWS, use_threads=False)
     return [batch.filter(_is_one_of(batch[key], ids)) for batch in batches]
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lakefactor.config import Stream
 from lakefactor.errors import InputError, ShapeError
-from lakefactor.factorization.micro_batch import solve_batch
+from lakefactor.factorization.micro_batch import solve_anew, solve_batch
 from lakefactor.factorization.safeguards import in_quarantine, newest_events
 from lakefactor.testing.live_models import (
     MODELS,
@@ -338,3 +338,22 @@ def test_safeguards_keep_the_newest_events_and_hold_new_users_with_too_many():
     )
     assert not in_quarantine(users, is_new, 0).any()
     assert newest_events(users[:0], order[:0], 3).shape == in_quarantine(users[:0], is_new[:0], 3).shape == (0,)
+
+
+@pytest.mark.parametrize("side", SIDES)
+@pytest.mark.parametrize("name", MODELS)
+def test_some_rows_are_solved_anew_and_nothing_changes(name, side):
+    live = live_model(MODELS[name])
+    before = {each: by_id(live, each) for each in SIDES}
+    chosen = sorted(set(TABLE[f"{side}_id"].to_pylist()))[3:9]
+    history = TABLE.filter(pa.compute.is_in(TABLE[f"{side}_id"], pa.array(chosen)))
+    anew = solve_anew(live, side, history, Stream(user_rule="sgd", item_rule="proximal", max_change=0.01))
+    assert live.ids(side, anew.rows) == chosen
+    assert set(anew.rules) == {"exact"}
+    for row, factors in zip(chosen, anew.factors, strict=True):
+        entries = [(pair[side == "user"], strength) for pair, strength in STATE.items() if pair[side == "item"] == row]
+        np.testing.assert_allclose(factors, oracle_solution(live, *oracle_row(live, side, entries)), atol=2e-4)
+    for each in SIDES:
+        assert by_id(live, each).keys() == before[each].keys()
+        for one, factors in by_id(live, each).items():
+            np.testing.assert_array_equal(factors, before[each][one])
