@@ -25,6 +25,7 @@ def test_a_ledger_of_spark_is_read_and_replayed(spark: SparkSession, config: Con
     rows = [
         {
             "stream": config.stream.name,
+            "source": "changes",
             "batch_id": number,
             "model_version": "v1",
             "input_versions": {"events": 0},

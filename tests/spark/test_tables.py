@@ -99,11 +99,12 @@ def test_arrow_rows_are_committed_as_spark_s_are(spark, tables):
     tables.ensure("factor_updates")
     by_spark = spark.createDataFrame(update("u0")).select(*reversed(update().column_names))
     tables.append("factor_updates", by_spark, txn=("s", 0), metadata={"n": 0})
+    tables.append("factor_updates", update("u9"), txn=("s", 0))  # delta-rs knows of what Spark has committed
     for _ in range(2):  # the second time it is there already
         tables.append("factor_updates", update("u1"), txn=("s", 1), metadata={"n": 1})
         assert tables.version("factor_updates") == 2
     tables.append("factor_updates", update("u9"), txn=("s", 0))
-    tables.append("factor_updates", by_spark, txn=("s", 1))  # Spark knows of what delta-rs has committed
+    tables.append("factor_updates", by_spark, txn=("s", 1))  # and the other way round
     assert tables.version("factor_updates") == 2
     found = sorted(tables.read("factor_updates").collect(), key=lambda row: row.user_id)
     assert [row.asDict() for row in found] == [update(user).to_pylist()[0] | when(row) for user, row in zip(

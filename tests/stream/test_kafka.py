@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import shutil
 import sys
 import uuid
 from pathlib import Path
@@ -11,7 +13,9 @@ import pytest
 
 from lakefactor.config import Config
 from lakefactor.errors import InputError
+from lakefactor.pipelines import stream
 from lakefactor.spark.session import KAFKA_SOURCE
+from lakefactor.testing import stream_runs
 from lakefactor.testing.streams import drain, streaming
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -199,3 +203,23 @@ def test_a_broker_that_does_not_answer_is_named(connected, settings, kafka):
 def test_a_topic_that_is_not_there_is_named(connected, settings):
     with pytest.raises(InputError, match=r"no topic topic-\w+ .*stream\.kafka_topic"):
         drain(connected, settings)
+
+
+def test_messages_are_learned_as_the_same_events_of_a_landing_folder(connected, servers, topic, place):
+    shutil.copytree(place / "warehouse", place / "other")
+    files = stream_runs.settings(place / "warehouse", place / "landing", item_rule="exact")
+    kafka_keys = {"source": "kafka", "kafka_servers": servers, "kafka_topic": topic}
+    topics = stream_runs.settings(place / "other", place / "landing", item_rule="exact", **kafka_keys)
+    rows = [*stream_runs.lines(11, 20, first=stream_runs.EVENTS), "u901,i901,1,1700100000"]
+    stream_runs.write(place / "landing", "1.csv", rows)
+    messages = [json.dumps(dict(zip(("user", "item", "value", "time"), row.split(","), strict=True))) for row in rows]
+    send(connected, topics, *messages, '{"user": "u001"}', messages[0])
+    stream.run(connected, files, available_now=True)
+    result = stream.run(connected, topics, available_now=True)
+    assert (result.read, result.accepted, result.duplicates, result.rejected) == (23, 21, 1, 1)
+    found, expected = (stream_runs.outcome(connected, config) for config in (topics, files))
+    for table in ("factor_updates", "recommendations", "similar_items"):
+        assert found[table] == expected[table], table
+    send(connected, topics, messages[1])
+    again = stream.run(connected, topics, available_now=True)
+    assert (again.batches, again.accepted, again.duplicates) == (1, 0, 1)

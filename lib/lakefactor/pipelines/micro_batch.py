@@ -135,6 +135,7 @@ class MicroBatches:
                 self._refresh(live, learned)
         ledger = {
             "stream": self._config.stream.name,
+            "source": self._config.stream.source,
             "batch_id": number,
             "model_version": live.model_version if live else None,
             "input_versions": {"events": before},

@@ -177,8 +177,10 @@ class Lake:
             table cannot be written.
         """
         opened = self.open(table)
-        if txn is not None and (opened.transaction_version(txn[0]) or -1) >= txn[1]:
-            return
+        if txn is not None:
+            done = opened.transaction_version(txn[0])
+            if done is not None and done >= txn[1]:
+                return
         properties = CommitProperties(
             custom_metadata=None if metadata is None else {"userMetadata": metadata},
             app_transactions=None if txn is None else [Transaction(*txn)],

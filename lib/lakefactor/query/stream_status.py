@@ -32,6 +32,7 @@ DRIFT_ROWS = 10
 _COUNTS = ("read", "accepted", "duplicates", "rejected")
 _LEDGER = (
     "stream",
+    "source",
     "batch_id",
     "model_version",
     "input_versions",
@@ -109,7 +110,7 @@ def status(config: Config, now: datetime | None = None) -> StreamStatus:
     Parameters
     ----------
     config : Config
-        ``tables.root``, ``stream.name`` and ``stream.source``.
+        ``tables.root`` and ``stream.name``.
     now : datetime, optional
         With a time zone; None: the clock's.
 
@@ -140,7 +141,7 @@ def status(config: Config, now: datetime | None = None) -> StreamStatus:
     running = (now - pc.min(ledger["started_at"]).as_py()).total_seconds()
     finished_at = pc.max(ledger["finished_at"]).as_py()
     newest_event = newest_first[0]["newest_event_time"]
-    in_feed = newest_first[0]["input_versions"].get("events") if config.stream.source == "changes" else None
+    in_feed = newest_first[0]["input_versions"].get("events") if newest_first[0]["source"] == "changes" else None
     return found.model_copy(
         update={
             "model_version": newest_first[0]["model_version"],

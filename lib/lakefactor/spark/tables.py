@@ -120,7 +120,7 @@ class Tables:
     def collect(self, table: str) -> list[dict[str, Any]]:
         """Return all rows of a small table; where it lies in a folder or an object store, no Spark job is needed."""
         if self._lake:
-            return self._lake.dataset(table).to_table().to_pylist()
+            return self._lake.dataset(table).to_table().to_pylist(maps_as_pydicts="strict")
         return [row.asDict() for row in self.read(table).collect()]
 
     def uid(self, table: str) -> str:

@@ -29,6 +29,7 @@ def batch(number: int, **fields: Any) -> dict[str, Any]:
     started = START + timedelta(seconds=10 * number)
     return {
         "stream": "clicks",
+        "source": "changes",
         "batch_id": number,
         "model_version": "v1",
         "input_versions": [("events", number), ("user_factors", 3)],
@@ -129,8 +130,9 @@ def test_events_that_wait_are_unknown_elsewhere(write: WriteTable, config: Confi
     now = START + timedelta(seconds=9)
     assert status(config, now).lag_events is None  # `events` is not there
     write("events", [{"user_id": "u", "item_id": "i"}])
-    kafka = Stream(name="clicks", source="kafka", kafka_servers="h:1", kafka_topic="t")
-    assert status(config.model_copy(update={"stream": kafka}), now).lag_events is None
+    assert status(config, now).lag_events == 0
+    write("stream_ledger", [batch(1, source="kafka")])
+    assert status(config, now).lag_events is None
 
 
 def test_events_that_wait_are_unknown_where_the_log_was_cleaned(write: WriteTable, config: Config, root: Path) -> None:
