@@ -216,7 +216,7 @@ def test_no_events_give_no_interactions(spark, config):
 
 
 def test_missing_events_and_unknown_types_are_refused(spark, config):
-    with pytest.raises(TableError, match=r"events does not exist at .* `lakefactor ingest`"):
+    with pytest.raises(TableError, match=r"events does not exist at .* 'lakefactor ingest' creates it"):
         interactions.run(spark, config)
     put_events(spark, config, [("u", "i", "view", 1.0, 10, 0)])
     with pytest.raises(InputError, match=r"events of type 'view', which have no weight; add them to ingest\.event_wei"):

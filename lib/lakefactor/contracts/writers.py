@@ -19,3 +19,15 @@ WRITTEN_BY = {
     "stream_ledger": "stream",
     "drift": "stream",
 }
+
+
+def absent(table: str, place: str) -> str:
+    """Say that a table is not there, and what creates it.
+
+    >>> absent("events", "/lake/events")
+    "table events does not exist at /lake/events; 'lakefactor ingest' creates it (or tables.root is wrong)"
+    """
+    command = WRITTEN_BY.get(table)
+    advice = f"'lakefactor {command}' creates it" if command else "no command creates it"
+    setting = "tables.root" if "/" in place else "tables.catalog"
+    return f"table {table} does not exist at {place}; {advice} (or {setting} is wrong)"

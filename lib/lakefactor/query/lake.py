@@ -17,7 +17,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakefactor.config import Tables
-from lakefactor.contracts.writers import WRITTEN_BY
+from lakefactor.contracts.writers import absent
 from lakefactor.errors import ConfigError, TableError
 
 _SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss")
@@ -63,11 +63,7 @@ class Lake:
         try:
             return DeltaTable(self.uri(table), version=version)
         except TableNotFoundError:
-            command = WRITTEN_BY.get(table)
-            advice = f"'lakefactor {command}' creates it" if command else "no command creates it"
-            raise TableError(
-                f"table {table} does not exist at {self.uri(table)}; {advice} (or tables.root is wrong)"
-            ) from None
+            raise TableError(absent(table, self.uri(table))) from None
         except (DeltaError, OSError) as error:
             raise self._unreadable(table, error) from error
 
@@ -188,7 +184,7 @@ class Lake:
         schema = pa.schema(opened.schema().to_arrow())
         try:
             write_deltalake(opened, rows.select(schema.names).cast(schema), mode="append", commit_properties=properties)
-        except (DeltaError, OSError) as error:
+        except (DeltaError, OSError, ValueError) as error:  # the last of Arrow: a null where none may be
             raise TableError(f"table {table} at {self.uri(table)} cannot be written: {_reason(error)}") from error
 
     def _unreadable(self, table: str, error: Exception) -> TableError:

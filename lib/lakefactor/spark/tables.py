@@ -23,7 +23,7 @@ from pyspark.sql.types import LongType, StructType
 
 from lakefactor import config as settings
 from lakefactor.contracts import IdType, by_name, by_path, literal, load
-from lakefactor.contracts.writers import WRITTEN_BY
+from lakefactor.contracts.writers import absent
 from lakefactor.errors import ShapeError, TableError
 from lakefactor.query.lake import Lake, reachable
 
@@ -257,11 +257,7 @@ class Tables:
         """Return the table's rows, unchecked."""
         place = self.path_or_name(table)
         if not self.exists(table):
-            command = WRITTEN_BY[table]
-            raise TableError(
-                f"table {table} does not exist at {place}; `lakefactor {command}` creates it "
-                "(or tables.root or tables.catalog names another place)"
-            )
+            raise TableError(absent(table, place))
         reader = self._spark.read.format("delta")
         if version is not None:
             reader = reader.option("versionAsOf", version)
