@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config, Stream
-from lakefactor.factorization.coding import coded
+from lakefactor.factorization.coding import coded, invert
 from lakefactor.factorization.live_model import LiveModel, check_streamed
 from lakefactor.factorization.micro_batch import solve_anew, solve_batch
 from lakefactor.factorization.safeguards import in_quarantine, newest_events
@@ -168,11 +168,13 @@ class Live:
             ignored.append(history["event_id"].combine_chunks().filter(pa.array(caught)))
             acted["quarantined_users"] = len(np.unique(place[caught]))
         if settings.events_per_user and len(fresh):
+            time = pc.fill_null(
+                fresh["event_time"].cast(pa.int64()), np.iinfo(np.int64).min
+            )  # those without come first
             in_time = pc.sort_indices(
-                fresh, [("event_time", "ascending"), ("event_id", "ascending")], null_placement="at_start"
+                pa.table([time, fresh["event_id"]], ["time", "id"]), [("time", "ascending"), ("id", "ascending")]
             )
-            order = np.empty(len(fresh), np.int64)
-            order[in_time.to_numpy()] = np.arange(len(fresh))
+            order = invert(in_time.to_numpy())
             beyond = ~newest_events(coded(fresh["user_id"])[1], order, settings.events_per_user)
             ignored.append(fresh["event_id"].combine_chunks().filter(pa.array(beyond)))
             acted["capped_events"] = int(beyond.sum())

@@ -71,14 +71,15 @@ def planned_batch(spark: SparkSession, config: Config) -> int | None:
 def first_version(spark: SparkSession, config: Config, told: int) -> int | None:
     """Return the version that a change feed starts at; None once the checkpoint says where it goes on.
 
-    While the first micro-batch is planned but not done, that is the version told when it was planned.
+    Until the first micro-batch is done that is the version told at the first start of all: what is appended after a
+    start that found nothing belongs to the stream.
     """
     checkpoint = checkpoint_of(config)
     if _names(spark, f"{checkpoint}/commits"):
         return None
     place = f"{checkpoint}/first_version"
-    if _names(spark, f"{checkpoint}/offsets"):
-        return int(_lines(spark, place)[0])
+    if kept := _lines(spark, place):
+        return int(kept[0])
     _write(spark, place, str(told))
     return told
 
