@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import time
+import uuid
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lakefactor.config import Config
 from lakefactor.errors import SetupError
 from lakefactor.factorization.equation import Equation
 from lakefactor.kernels import build_csr, gramian, reference
-from lakefactor.pipelines import ingest, interactions, publish, stream, train
+from lakefactor.pipelines import ingest, interactions, live, publish, recommend, stream, train
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
@@ -246,6 +247,23 @@ def test_events_that_others_append_are_learned_as_those_of_a_landing_folder(spar
     assert [row["input_versions"] for row in Tables(spark, feed.tables).collect("stream_ledger")] == [{"events": 2}]
 
 
+def test_what_a_newer_model_was_trained_on_is_not_learned_again(spark, place):
+    config = settings(place / "warehouse", place / "landing")
+    config = changed(config, stream={"source": "changes"})
+    assert stream.run(spark, config, available_now=True).batches == 0
+    write(place, "first.csv", lines(12, 20, first=EVENTS))
+    write(place, "second.csv", second := lines(13, 20, users=9, first=EVENTS + 20))
+    ingest.run(spark, config, [str(place / "first.csv")])
+    publish.run(spark, config, train.run(spark, config).model_version)
+    before = factors(spark, config, "user"), factors(spark, config, "item")
+    result = stream.run(spark, config, available_now=True)
+    assert (result.batches, result.accepted, result.users, result.items) == (1, 20, 0, 0)
+    assert (factors(spark, config, "user"), factors(spark, config, "item")) == before
+    ingest.run(spark, config, [str(place / "second.csv")])
+    result = stream.run(spark, config, available_now=True)
+    assert (result.batches, result.accepted, result.users) == (1, 20, len(users_of(second)))
+
+
 def test_decay_is_measured_against_the_training(spark, place):
     config = settings(place / "warehouse", place / "landing", item_rule="off")
     config = changed(config, interactions={"half_life_days": 0.05, "log_scale": 0.5})
@@ -283,6 +301,16 @@ def test_others_may_optimize_and_append_while_it_runs(spark, place, unbroken):
     assert len(found["stream_ledger"]) == len(expected["stream_ledger"])  # the versions in them differ
 
 
+def test_a_model_that_does_not_fit_is_refused_with_its_size(spark, place):
+    config = settings(place / "warehouse", place / "landing")
+    write(place / "landing", "1.csv", lines(7, 5, first=EVENTS))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(live, "free_bytes", lambda: 1000)
+        with pytest.raises(SetupError, match=r"has 40 users and 2\d items of rank 4, .* and 1e-06 GB are free"):
+            stream.run(spark, config, available_now=True)
+    assert stream.run(spark, config, available_now=True).accepted == 5
+
+
 def test_a_stream_that_another_has_overtaken_ends_before_it_writes(spark, place):
     config = settings(place / "warehouse", place / "landing", max_rows=1)
     tables = Tables(spark, config.tables)
@@ -299,3 +327,31 @@ def test_a_stream_that_another_has_overtaken_ends_before_it_writes(spark, place)
             stream.run(spark, config, available_now=True)
     assert {row["batch_id"] for row in tables.collect("stream_ledger")} == {0, 7}
     assert {row["batch_id"] for row in tables.collect("factor_updates")} == {0}
+
+
+def test_tables_of_a_catalog_are_streamed_as_those_of_a_folder(spark, place):
+    schema = f"lake_{uuid.uuid4().hex}"
+    config = settings(
+        place / "warehouse", place / "landing", item_rule="exact", checkpoint=str(place / "checkpoints/s")
+    )
+    config = changed(config, tables={"root": "", "catalog": schema})
+    try:
+        write(place, "history.csv", lines(0, EVENTS))
+        ingest.run(spark, config, [str(place / "history.csv")])
+        publish.run(spark, config, train.run(spark, config).model_version)
+        recommend.run(spark, config)
+        rows = [*lines(9, 20, first=EVENTS), "u901,i001,1,1700100000"]
+        write(place / "landing", "1.csv", [*rows, "u001,,1,1700100000"])
+        result = stream.run(spark, config, available_now=True)
+        assert (result.read, result.accepted, result.rejected) == (22, 21, 1)
+        assert stream.run(spark, config, available_now=True).batches == 0
+        tables = Tables(spark, config.tables)
+        touched = {row["user_id"]: row for row in tables.collect("factor_updates") if row["side"] == "user"}
+        assert set(touched) == users_of(rows)
+        lists = {row["user_id"] for row in tables.collect("recommendations")}
+        assert users_of(rows) <= lists
+        for user, row in touched.items():
+            items_of_user = tables.read("events").where(f"user_id = '{user}'").select("item_id").distinct().count()
+            assert row["n_entries"] == items_of_user, user
+    finally:
+        spark.sql(f"DROP SCHEMA IF EXISTS {schema} CASCADE")

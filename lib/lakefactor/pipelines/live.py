@@ -15,8 +15,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config, Stream
+from lakefactor.errors import SetupError
 from lakefactor.factorization.coding import coded, invert
-from lakefactor.factorization.live_model import LiveModel, check_streamed
+from lakefactor.factorization.equation import Equation
+from lakefactor.factorization.live_model import LiveModel, check_streamed, memory_bytes
 from lakefactor.factorization.micro_batch import solve_anew, solve_batch
 from lakefactor.factorization.safeguards import in_quarantine, newest_events
 from lakefactor.factorization.update_rules import Updated, is_heavy, rule_of
@@ -27,6 +29,7 @@ from lakefactor.pipelines.stream_watch import score_ranks, score_ratings
 from lakefactor.pipelines.strengths import Bools, PairEvents
 from lakefactor.spark.catalogue import Catalogue, as_lists, matrix
 from lakefactor.spark.live_factors import UPDATES, optimizer_states, read_factors
+from lakefactor.spark.memory import free_bytes
 from lakefactor.spark.tables import Tables
 from lakefactor.types import SIDES, Side
 
@@ -289,12 +292,15 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
     ------
     ConfigError
         The model's algorithm cannot be streamed.
+    SetupError
+        The driver lacks the memory for it.
     TableError
         The logs no longer tell which events it was trained on.
     """
     tables = Tables(spark, config.tables)
     record = newest(tables, model_version)
     check_streamed(record.config.model)
+    _check_memory(record)
     made_from = tables.commit_metadata("interactions", record.interactions_version)["made_from"]
     trained_on = made_from["events_version"]
     read = {side: read_factors(tables, side, model_version, number).toArrow() for side in SIDES}
@@ -318,6 +324,18 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
     span = replace(span, types=span.types | {record.config.ingest.delete_event_type})  # it may come yet
     types = {side: read[side].schema.field(f"{side}_id").type for side in SIDES}
     return Live(record, span, trained_on, model, updated, types)
+
+
+def _check_memory(record: ModelRecord) -> None:
+    """Refuse a model that this machine has no memory for, before it is read."""
+    needed = memory_bytes(record.n_users, record.n_items, Equation(record.config.model).columns)
+    free = free_bytes()
+    if free is not None and needed > free:
+        raise SetupError(
+            f"model version {record.model_version} has {record.n_users:,} users and {record.n_items:,} items of rank "
+            f"{record.config.model.rank}, for which a stream's driver needs {needed / 1e9:.2g} GB beside Spark, and "
+            f"{free / 1e9:.2g} GB are free here; give the driver's machine or container more, or train a smaller rank"
+        )
 
 
 def _restore_states(model: LiveModel, tables: Tables, settings: Stream, model_version: str, number: int) -> None:

@@ -27,7 +27,8 @@ from lakefactor.pipelines.fold import fold
 from lakefactor.pipelines.live import NOTHING, Learned, Live, load_live
 from lakefactor.pipelines.models import live_version
 from lakefactor.pipelines.refresh import LISTS, replace_recommendations, replace_similar_items
-from lakefactor.spark.stream_source import BatchRows, Source
+from lakefactor.spark.stream_rows import COMMIT, BatchRows
+from lakefactor.spark.stream_source import Source
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.touched import events_of, events_since, learnable
 from lakefactor.types import SIDES
@@ -119,9 +120,12 @@ class MicroBatches:
         with steps("history"):
             users, _ = coded(pa.concat_tables([events, missed])["user_id"])
             known = events_of(self._spark, self._config, "user", users, before)
-        fresh = arrived if rows.appended else _without(arrived, known)
+        new = arrived if rows.appended else _without(arrived, known)
+        fresh = new
+        if rows.appended and live is not None:  # a model that is newer than the stream knows them from its training
+            fresh = new.filter(pc.greater(new[COMMIT], live.trained_on))
         with ThreadPoolExecutor(1) as pool:
-            appending = pool.submit(self._append, rows, fresh, number)  # Spark is busy with it while the model learns
+            appending = pool.submit(self._append, rows, new, number)  # Spark is busy with it while the model learns
             learned = NOTHING
             if live is not None and len(fresh) + len(missed):
                 learned = self._learn(live, known, missed, fresh, number, before, rows.appended, steps)
@@ -140,13 +144,13 @@ class MicroBatches:
             "model_version": live.model_version if live else None,
             "input_versions": {"events": before},
             "read": rows.read,
-            "accepted": len(fresh),
-            "duplicates": rows.duplicates + len(arrived) - len(fresh),
+            "accepted": len(new),
+            "duplicates": rows.duplicates + len(arrived) - len(new),
             "rejected": rows.rejected,
             **learned.counts,
             "acted": learned.acted,
             "metrics": learned.metrics,
-            "newest_event_time": pc.max(fresh["event_time"]).as_py(),
+            "newest_event_time": pc.max(new["event_time"]).as_py(),
             "started_at": started,
         }
         settings = self._config.stream

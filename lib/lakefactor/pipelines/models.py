@@ -23,6 +23,8 @@ class ModelRecord:
     mean: float
     min_strength: float
     max_strength: float
+    n_users: int
+    n_items: int
 
 
 def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
@@ -47,6 +49,8 @@ def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
         row["mean"],
         row.min_strength,
         row.max_strength,
+        row.n_users,
+        row.n_items,
     )
 
 

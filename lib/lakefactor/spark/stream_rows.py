@@ -9,6 +9,9 @@ from pyspark.sql import DataFrame, SparkSession
 from lakefactor.contracts import load
 from lakefactor.spark.judging import JudgedRows
 
+COMMIT = "_commit_version"
+"""Version of `events` that an event came with."""
+
 
 @dataclass(frozen=True)
 class BatchRows:
@@ -17,7 +20,7 @@ class BatchRows:
     Attributes
     ----------
     events : DataFrame
-        The columns of table `events`; every event_id once.
+        The columns of table `events`; every event_id once. With ``COMMIT``, where they are appended already.
     rejects : DataFrame or None
         The columns of table `rejects`; None where no row was refused.
     read : int

@@ -16,7 +16,7 @@ from lakefactor.errors import TableError
 from lakefactor.spark.stream_checkpoint import claim, first_version
 from lakefactor.spark.stream_raw import BYTES_PER_ROW, FileSource, KafkaSource
 from lakefactor.spark.stream_refusals import BEGIN_AGAIN, explained
-from lakefactor.spark.stream_rows import BatchRows
+from lakefactor.spark.stream_rows import COMMIT, BatchRows
 from lakefactor.spark.tables import Tables
 
 
@@ -108,7 +108,7 @@ class ChangeSource:
             self._check_version(version)
             reader = reader.option("startingVersion", version)
         changes = reader.load(place) if self._config.tables.root else reader.table(place)
-        return changes.select(*self._columns, "_change_type", "_commit_version")
+        return changes.select(*self._columns, "_change_type", COMMIT)
 
     def batch(self, frame: DataFrame, batch_id: int, now: datetime) -> BatchRows:
         """Return the events that were inserted.
@@ -121,8 +121,8 @@ class ChangeSource:
         changes = frame.persist()
         found = changes.groupBy("_change_type").agg(
             F.count("*").alias("rows"),
-            F.min("_commit_version").alias("version"),
-            F.max("_commit_version").alias("last"),
+            F.min(COMMIT).alias("version"),
+            F.max(COMMIT).alias("last"),
         )
         try:
             by_type = {row["_change_type"]: row for row in found.collect()}
@@ -138,7 +138,7 @@ class ChangeSource:
                 f"{' and '.join(sorted({kind.partition('_')[0] + 'd' for kind in by_type}))}, and a stream learns only "
                 f"from events that are added (an event of the delete type takes a pair back); {BEGIN_AGAIN}"
             )
-        events = changes.select(*self._columns)
+        events = changes.select(*self._columns, COMMIT)
         read = inserted["rows"] if inserted else 0
         last = inserted["last"] if inserted else None
         return BatchRows(events, None, read, 0, {}, appended=True, version=last, persisted=(changes,))

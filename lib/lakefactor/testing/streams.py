@@ -11,6 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from lakefactor.config import Config
 from lakefactor.spark.stream_checkpoint import checkpoint_of
 from lakefactor.spark.stream_refusals import explained
+from lakefactor.spark.stream_rows import COMMIT
 from lakefactor.spark.stream_source import Source, open_source
 
 NOW = datetime(2026, 1, 2, tzinfo=timezone.utc)
@@ -67,5 +68,5 @@ def drain(spark: SparkSession, config: Config, starting_version: int = 0, source
 
 def in_order(frame: DataFrame) -> list[dict[str, Any]]:
     """Return rows of `events` or `rejects` in one order, without the time of their writing."""
-    rows = (row.asDict() for row in frame.drop("ingested_at", "rejected_at").collect())
+    rows = (row.asDict() for row in frame.drop("ingested_at", "rejected_at", COMMIT).collect())
     return sorted(rows, key=repr)
