@@ -42,6 +42,7 @@ def page() -> str:
             *_quality(quality),
             *_engine(engine),
             *_stream(results("stream")),
+            *_soak(results("stream_soak")),
             *_stream_quality(results("stream_quality")),
         ]
     )
@@ -270,6 +271,40 @@ def _stream(record: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def _soak(record: dict[str, Any]) -> list[str]:
+    problem, found, samples = record["problem"], record["checks"], record["samples"]
+    lines = [
+        "## Half an hour of a stream",
+        "",
+        f"`make soak-stream`: {problem['batch']} events every {problem['every']} s for {problem['minutes']} minutes, "
+        f"and {found['repeated'] / found['arrived']:.0%} of them again, after {problem['events']:,} events; half-way "
+        f"another version is trained and published in the same Spark session, on the same {problem['cores']} cores. "
+        + _measured(record["machine"]),
+        "",
+        "| quarter | lag, s: median, largest | lag, events: median, largest | memory of Python, MB | of the JVM, MB |",
+        "|---|---|---|---|---|",
+    ]
+    size = -(-len(samples) // 4)
+    for number in range(4):
+        some = samples[number * size : (number + 1) * size]
+        cells = []
+        for name, form in (("lag_seconds", ".1f"), ("lag_events", ",d")):
+            values = sorted(sample[name] for sample in some)
+            cells.append(f"{values[len(values) // 2]:{form}}, {values[-1]:{form}}")
+        cells += [f"{median(sample[name] for sample in some) / 1e6:,.0f}" for name in ("python_bytes", "jvm_bytes")]
+        lines.append(f"| {number + 1} | {' | '.join(cells)} |")
+    retrained = record["retrained"]["published"] - record["retrained"]["began"]
+    return [
+        *lines,
+        "",
+        f"{found['arrived']:,} events arrived, {found['in_events_distinct']:,} are in `events`, each once; the ledger "
+        f"counts {found['in_ledger']:,} new ones and {found['duplicates_in_ledger']:,} duplicates of "
+        f"{found['repeated']:,} that were sent again. {found['batches']} micro-batches; the training took "
+        f"{retrained:.0f} s beside the stream.",
+        "",
+    ]
+
+
 def _stream_quality(record: dict[str, Any]) -> list[str]:
     ranks, ratings = record["results"]["ndcg_at_10"], record["results"]["rmse"]
     lines = [
@@ -291,10 +326,8 @@ def _stream_quality(record: dict[str, Any]) -> list[str]:
 
 
 def _measured(machine: dict[str, Any], more: str = "") -> str:
-    return (
-        f"Measured {machine['at']} on {machine['cpu']}, {machine['cores']} cores{more}, load average "
-        f"{machine['load_average'][0]:.1f} before and {machine['load_average_after'][0]:.1f} after."
-    )
+    load = f"{machine['load_average'][0]:.1f} before and {machine['load_average_after'][0]:.1f} after"
+    return f"Measured {machine['at']} on {machine['cpu']}, {machine['cores']} cores{more}, load average {load}."
 
 
 def _spread(middle: float, values: Sequence[float]) -> str:

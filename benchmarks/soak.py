@@ -67,7 +67,7 @@ def memory_bytes(pid: int) -> int:
 
 def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Soak; return the record."""
-    landing = folder / "landing"
+    at_start, landing = machine(LIBRARIES), folder / "landing"
     landing.mkdir()
     config = configuration(args, folder / "warehouse", landing, "exact")
     config = config.model_copy(update={"stream": config.stream.model_copy(update={"fold_every": 50})})
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             over.wait(1.0)
     record = {
         "problem": {k: v for k, v in vars(args).items() if k != "out"},
-        "machine": machine(LIBRARIES),
+        "machine": at_start | {"load_average_after": machine(())["load_average"]},
         "retrained": retrained,
         "samples": samples,
         "checks": checks(spark, config, arrivals, retrained["model_version"]),
