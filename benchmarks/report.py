@@ -274,7 +274,7 @@ def _stream(record: dict[str, Any]) -> list[str]:
 def _soak(record: dict[str, Any]) -> list[str]:
     problem, found, samples = record["problem"], record["checks"], record["samples"]
     lines = [
-        "## Half an hour of a stream",
+        "## A stream at a steady rate",
         "",
         f"`make soak-stream`: {problem['batch']} events every {problem['every']} s for {problem['minutes']} minutes, "
         f"and {found['repeated'] / found['arrived']:.0%} of them again, after {problem['events']:,} events; half-way "

@@ -50,7 +50,7 @@ class Arrivals:
     def arrive(self) -> None:
         """Let the next file arrive, whole."""
         number = len(self.times)
-        header, *new = self._history.micro_batch(self._size, number).splitlines()
+        header, *new = self._history.micro_batch(self._size, number, seconds_apart=1000).splitlines()
         again = self._last[: int(REPEATED * self._size)]
         hidden = self._folder / f".{number}.csv"
         hidden.write_text("\n".join([header, *new, *again]) + "\n")

@@ -47,13 +47,16 @@ class History:
         indptr, indices, strengths = synthetic(users, items, events, seed).by_user
         return cls(np.repeat(np.arange(users, dtype=np.int32), np.diff(indptr)), indices, strengths)
 
-    def micro_batch(self, size: int, number: int) -> str:
-        """Draw new events as the text of a CSV file: as active users and as popular items as in the history."""
+    def micro_batch(self, size: int, number: int, seconds_apart: int = 1_000_000) -> str:
+        """Draw new events as the text of a CSV file: as active users and as popular items as in the history.
+
+        ``number * seconds_apart`` must not reach into the future, or else they are rejected.
+        """
         rng = np.random.default_rng([size, number])
         users, items = (side[rng.integers(len(side), size=size)] for side in (self.user, self.item))
         is_new = rng.random(size) < NEW_USERS
         names = np.where(is_new, 10**7 * (number + 1) + rng.integers(max(1, int(is_new.sum() / 3)), size=size), users)
-        seconds = FIRST_SECOND + DAYS * 86_400 + 1_000_000 * number + np.arange(size)
+        seconds = FIRST_SECOND + DAYS * 86_400 + seconds_apart * number + np.arange(size)
         rows = zip(names, items, seconds, strict=True)
         return "user,item,value,time\n" + "".join(f"user-{u:08d},item-{i:08d},1,{t}\n" for u, i, t in rows)
 
