@@ -1,9 +1,8 @@
 """A stream at a steady rate for half an hour, with a publish in the middle: ``make soak-stream``.
 
-Every few seconds a file of new events arrives, some of them twice, while a stream by the default rules runs; half-way
-another model version is trained and published. Recorded through it all: memory of both processes, lag in events and
-in seconds. At the end: every event that arrived is in `events` once and in the ledger once, and the factors of the
-users that came last are, to rounding, what a solution from their whole histories gives.
+Every few seconds a file of new events arrives, with some of the file before, while a stream by the default rules runs;
+half-way another model version is trained and published. Recorded through it all: memory of both processes, lag in
+events and in seconds. At the end: how many of the events that arrived are in `events` and in the ledger, and how often.
 
 Writes benchmarks/results/stream_soak.json; the last line is one JSON object. A trial: ``--minutes 2 --events 100000``.
 """
@@ -42,7 +41,7 @@ class Arrivals:
     """Files of new events, at a steady rate; knows what has arrived, and when."""
 
     def __init__(self, history: History, folder: Path, size: int) -> None:
-        self._history, self._folder, self._size = history, folder, size
+        self._history, self._folder, self.size = history, folder, size
         self._last: list[str] = []
         self.times: list[float] = []
         self.rows: list[str] = []
@@ -50,8 +49,8 @@ class Arrivals:
     def arrive(self) -> None:
         """Let the next file arrive, whole."""
         number = len(self.times)
-        header, *new = self._history.micro_batch(self._size, number, seconds_apart=1000).splitlines()
-        again = self._last[: int(REPEATED * self._size)]
+        header, *new = self._history.micro_batch(self.size, number, seconds_apart=1000).splitlines()
+        again = self._last[: int(REPEATED * self.size)]
         hidden = self._folder / f".{number}.csv"
         hidden.write_text("\n".join([header, *new, *again]) + "\n")
         hidden.rename(self._folder / f"{number}.csv")
@@ -117,7 +116,7 @@ def sample(spark: SparkSession, config: Config, arrivals: Arrivals) -> dict[str,
     done = 0
     if lake.exists("stream_ledger"):
         done = int(np.sum(lake.rows("stream_ledger", ["accepted"])["accepted"].to_numpy()))
-    files = done // arrivals._size
+    files = done // arrivals.size
     waiting = arrivals.times[files:]
     jvm = spark._jvm.java.lang.ProcessHandle.current().pid()  # type: ignore[union-attr]
     return {
@@ -142,7 +141,7 @@ def checks(spark: SparkSession, config: Config, arrivals: Arrivals, version: str
         "in_events": streamed.count(),
         "in_events_distinct": streamed.select("event_id").distinct().count(),
         "in_ledger": sums[0],
-        "repeated": (len(arrivals.times) - 1) * int(REPEATED * arrivals._size),
+        "repeated": (len(arrivals.times) - 1) * int(REPEATED * arrivals.size),
         "duplicates_in_ledger": sums[1],
         "ledger_rows": sums[2],
         "batches": sums[3],

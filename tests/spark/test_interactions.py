@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 from pyspark.sql import functions as F
 
@@ -12,7 +11,7 @@ from lakefactor.pipelines import interactions
 from lakefactor.pipelines.interactions import Span
 from lakefactor.pipelines.strengths import PairEvents
 from lakefactor.spark.tables import Tables
-from lakefactor.testing.strengths import expected
+from lakefactor.testing.strengths import drawn_events, expected
 
 DAY = 86_400
 
@@ -154,19 +153,7 @@ def test_strength_halves_with_every_half_life_and_is_scaled_by_the_logarithm(spa
     [("explicit_als", {}), ("implicit_als", {}), ("ials", {"half_life_days": 3.0, "log_scale": 2.0})],
 )
 def test_any_history_gives_what_the_rules_give_event_by_event(spark, config, algorithm, scaling):
-    random = np.random.default_rng(7)
-    kinds = ["view", "purchase", "delete"]
-    events = [
-        (
-            f"u{random.integers(8)}",
-            f"i{random.integers(5)}",
-            str(random.choice(kinds, p=[0.5, 0.3, 0.2])),
-            float(random.integers(-2, 6)),
-            None if random.random() < 0.3 else int(random.integers(12)) * DAY,
-            int(random.integers(3)),
-        )
-        for _ in range(400)
-    ]
+    events = drawn_events(7, 400, 8, 5)
     config = with_sections(config, model={"algorithm": algorithm}, interactions=scaling)
     tables = put_events(spark, config, events)
     result = interactions.run(spark, config)

@@ -10,24 +10,9 @@ from lakefactor.config import Config
 from lakefactor.pipelines.interactions import Span
 from lakefactor.pipelines.strengths import PairEvents
 from lakefactor.query.lake import encoded
-from lakefactor.testing.strengths import SECONDS_PER_DAY, Event, expected
+from lakefactor.testing.strengths import Event, drawn_events, expected
 
 KINDS = ("view", "purchase", "delete")
-
-
-def drawn(seed: int, n: int = 3000) -> list[Event]:
-    random = np.random.default_rng(seed)
-    return [
-        (
-            f"u{random.integers(30)}",
-            f"i{random.integers(20)}",
-            str(random.choice(KINDS, p=[0.6, 0.25, 0.15])),
-            float(random.normal(1.0)),
-            None if random.random() < 0.2 else int(random.integers(40)) * SECONDS_PER_DAY // 4,
-            int(random.integers(3)),
-        )
-        for _ in range(n)
-    ]
 
 
 def table(events: list[Event]) -> pa.Table:
@@ -66,7 +51,7 @@ CONFIGS = [config("explicit_als"), config("implicit_als"), config("ials", half_l
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model.algorithm)
 @pytest.mark.parametrize("as_read", [encoded, lambda table: table], ids=["dictionaries", "texts"])
 def test_any_history_gives_what_the_rules_give_event_by_event(config, as_read):
-    events = drawn(1)
+    events = drawn_events(1, 3000, 30, 20)
     wanted = {pair: row[0] for pair, row in expected(events, config).items()}
     found = PairEvents(as_read(table(events)), config, span(events)).interactions()
     assert strengths(found) == pytest.approx(wanted, rel=1e-12)
@@ -77,7 +62,7 @@ def test_any_history_gives_what_the_rules_give_event_by_event(config, as_read):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model.algorithm)
 def test_the_order_of_events_changes_no_bit(config):
-    events = drawn(2)
+    events = drawn_events(2, 3000, 30, 20)
     rows = table(events)
     shuffled = rows.take(pa.array(np.random.default_rng(0).permutation(len(rows))))
     once, again = (PairEvents(some, config, span(events)).interactions() for some in (rows, shuffled))
@@ -87,7 +72,7 @@ def test_the_order_of_events_changes_no_bit(config):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model.algorithm)
 def test_some_of_the_events_are_taken_as_if_they_were_all(config):
-    events = drawn(3)
+    events = drawn_events(3, 3000, 30, 20)
     history = PairEvents(table(events), config, span(events))
     users = pa.array(["u3", "u7", "nobody"])
     of_users = history.of_users(users)
@@ -124,7 +109,7 @@ def test_what_has_no_weight_adds_nothing_and_is_told():
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.model.algorithm)
 def test_no_events_give_no_interactions(config):
-    rows = encoded(table(drawn(4, 3)).slice(0, 0))
+    rows = encoded(table(drawn_events(4, 3, 30, 20)).slice(0, 0))
     history = PairEvents(rows, config, Span(frozenset(), None, None))
     assert history.interactions().to_pylist() == []
     assert len(history.strengths().of(np.array([], np.int64))) == 0

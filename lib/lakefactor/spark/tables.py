@@ -165,8 +165,8 @@ class Tables:
         """
         kept = None if metadata is None else json.dumps(metadata, sort_keys=True)
         if isinstance(rows, pa.Table):
-            if self._lake and not load(table).cluster_by:
-                self._lake.append(table, rows, txn, kept)
+            if lake := self._writing_lake(table):
+                lake.append(table, rows, txn, kept)
                 return
             rows = self._spark.createDataFrame(rows)
         writer = self._writer(table, rows)
@@ -178,8 +178,8 @@ class Tables:
 
     def append_rows(self, table: str, rows: Sequence[Mapping[str, Any]], txn: tuple[str, int] | None = None) -> None:
         """Append a few rows, each by the names of its columns; `txn` as in `append`."""
-        if self._lake and not load(table).cluster_by:
-            self._lake.append(table, pa.Table.from_pylist(rows, schema=self._lake.schema(table)), txn)
+        if lake := self._writing_lake(table):
+            lake.append(table, pa.Table.from_pylist(rows, schema=lake.schema(table)), txn)
         else:
             self.append(table, self._spark.createDataFrame(rows, self.read(table).schema), txn)
 
@@ -252,6 +252,10 @@ class Tables:
             rows.sparkSession.catalog.dropTempView(source)
         assert outcome is not None
         return int(outcome["num_inserted_rows"] + outcome["num_updated_rows"])
+
+    def _writing_lake(self, table: str) -> Lake | None:
+        """Return what commits to `table` without Spark; None where delta-rs cannot: it is elsewhere, or clustered."""
+        return None if load(table).cluster_by else self._lake
 
     def _open(self, table: str, version: int | None = None) -> DataFrame:
         """Return the table's rows, unchecked."""

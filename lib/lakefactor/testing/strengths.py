@@ -7,12 +7,30 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from lakefactor.config import Config
 
 SECONDS_PER_DAY = 86_400
 
 Event = tuple[Any, Any, str, float, int | None, int]
 """User, item, type, value, and the seconds since 1970 of the event, if known, and of its ingestion."""
+
+
+def drawn_events(seed: int, n: int, users: int, items: int) -> list[Event]:
+    """Draw views, purchases and deletes of few pairs within twelve days, three in ten without a time."""
+    random = np.random.default_rng(seed)
+    return [
+        (
+            f"u{random.integers(users)}",
+            f"i{random.integers(items)}",
+            str(random.choice(["view", "purchase", "delete"], p=[0.5, 0.3, 0.2])),
+            float(random.normal(1.0)),
+            None if random.random() < 0.3 else int(random.integers(12)) * SECONDS_PER_DAY,
+            int(random.integers(3)),
+        )
+        for _ in range(n)
+    ]
 
 
 def expected(events: Sequence[Event], config: Config) -> dict[tuple[Any, Any], tuple[float, int, int | None]]:
