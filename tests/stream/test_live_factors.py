@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timezone
+from tempfile import TemporaryDirectory
 
 import pytest
 from pyspark.sql import SparkSession
 
 from lakefactor.config import Config
-from lakefactor.spark.live_factors import optimizer_states, read_factors
+from lakefactor.config import Tables as TablesConfig
+from lakefactor.spark.live_factors import collect_factors, optimizer_states, read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.testing.live_factors import (
     ITEMS,
@@ -63,9 +66,24 @@ def test_the_update_with_the_largest_batch_id_holds(spark: SparkSession, tables:
     assert rows_of(frame) == expected("user", users | {"bob": 1, "new": 2})
     assert rows_of(read_factors(tables, "item", LIVE)) == expected("item", items | {"i2": 2, "i4": 1})
     assert rows_of(read_factors(tables, "user", OTHER)) == expected("user", users | {"ann": 7}, OTHER)
-    for below, (bob, new) in {0: (-1, None), 1: (0, 0), 2: (1, 0), 3: (1, 2)}.items():
-        state = users | {"bob": bob} | ({} if new is None else {"new": new})
-        assert rows_of(read_factors(tables, "user", LIVE, batch_below=below)) == expected("user", state)
+
+
+def test_a_stream_finds_the_factors_as_they_were_before_a_micro_batch(spark: SparkSession) -> None:
+    schema = f"lake_{uuid.uuid4().hex}"
+    with TemporaryDirectory() as folder:
+        for place in ({"root": folder}, {"root": "", "catalog": schema}):
+            tables = write_trained(spark, Config(tables=TablesConfig(**place)))
+            append_rows(spark, tables, "factor_updates", [update_row("user", "ann", 7, version=OTHER)])
+            assert collect_factors(tables, "user", "unknown", 3).num_rows == 0
+            append_rows(spark, tables, "factor_updates", [update_row("user", "new", 2), update_row("item", "i2", 0)])
+            append_rows(spark, tables, "factor_updates", [update_row("user", "bob", 1)])
+            append_rows(spark, tables, "factor_updates", [update_row("user", "bob", 0), update_row("user", "new", 0)])
+            append_rows(spark, tables, "user_factors", [factor_row("user", "new", 0)])  # a fold is half done
+            for below, (bob, new) in {0: (-1, 0), 1: (0, 0), 2: (1, 0), 3: (1, 2)}.items():
+                found = collect_factors(tables, "user", LIVE, below)
+                state = expected("user", dict.fromkeys(USERS, -1) | {"bob": bob, "new": new})
+                assert found.to_pylist() == [{name: row[name] for name in found.column_names} for row in state]
+    spark.sql(f"DROP SCHEMA {schema} CASCADE")
 
 
 def test_a_factor_row_that_is_newer_than_an_update_holds(spark: SparkSession, tables: Tables) -> None:

@@ -81,8 +81,11 @@ def _interruptible(spark: SparkSession) -> Iterator[None]:
     """
 
     def cancel() -> None:
-        spark.sparkContext.setLogLevel("OFF")
-        spark.sparkContext.cancelAllJobs()
+        context, java = spark.sparkContext, spark.sparkContext._jvm.java  # type: ignore[union-attr]
+        context.setLogLevel("OFF")
+        silent = java.io.PrintStream(java.io.OutputStream.nullOutputStream())
+        java.lang.System.setErr(silent)  # what a closed thread pool refuses is printed, not logged
+        context.cancelAllJobs()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # who interrupts again waits for nothing

@@ -6,6 +6,7 @@ ingested. A delete removes what came before it, and what came at the same moment
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,9 +77,10 @@ def run(spark: SparkSession, config: Config) -> InteractionsResult:
     recorded = tables.commit_metadata("interactions")
     if recorded.get("made_from") != made_from:
         events = tables.read("events", version)
-        pairs = pairs_of(events, config, Span.of(events)).persist()
+        span = Span.of(events)
+        pairs = pairs_of(events, config, span).persist()
         try:
-            recorded = {"made_from": made_from, "counts": _counts(pairs)}
+            recorded = {"made_from": made_from, "span": span.record(), "counts": _counts(pairs)}
             tables.overwrite("interactions", pairs.where("kept").drop("kept"), recorded)
         finally:
             pairs.unpersist()
@@ -125,6 +127,15 @@ class Span:
         ).first()
         assert found is not None
         return cls(frozenset(found["types"]), found["oldest"], found["newest"])
+
+    def record(self) -> dict[str, Any]:
+        """Return it as `recorded` reads it, JSON-able."""
+        return {"types": sorted(self.types), "oldest": self.oldest, "newest": self.newest}
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any]) -> Span:
+        """Return what the commit of `interactions` says of the events that they were made from."""
+        return cls(frozenset(record["types"]), record["oldest"], record["newest"])
 
 
 def pairs_of(events: DataFrame, config: Config, span: Span, *by: str) -> DataFrame:

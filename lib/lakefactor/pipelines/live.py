@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
 from lakefactor.config import Config, Stream
 from lakefactor.errors import SetupError
@@ -28,7 +27,7 @@ from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.stream_watch import score_ranks, score_ratings
 from lakefactor.pipelines.strengths import Bools, PairEvents
 from lakefactor.spark.catalogue import Catalogue, as_lists, matrix
-from lakefactor.spark.live_factors import UPDATES, optimizer_states, read_factors
+from lakefactor.spark.live_factors import collect_factors, optimizer_states
 from lakefactor.spark.memory import free_bytes
 from lakefactor.spark.tables import Tables
 from lakefactor.types import SIDES, Side
@@ -301,10 +300,8 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
     record = newest(tables, model_version)
     check_streamed(record.config.model)
     _check_memory(record)
-    made_from = tables.commit_metadata("interactions", record.interactions_version)["made_from"]
-    trained_on = made_from["events_version"]
-    read = {side: read_factors(tables, side, model_version, number).toArrow() for side in SIDES}
-    read = {side: table.sort_by(f"{side}_id").combine_chunks() for side, table in read.items()}
+    made = tables.commit_metadata("interactions", record.interactions_version)
+    read = {side: collect_factors(tables, side, model_version, number) for side in SIDES}
     model = LiveModel(
         record.config.model,
         record.mean,
@@ -313,17 +310,13 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
         {side: table["bias"].to_numpy() for side, table in read.items()},
         {side: table["n_entries"].to_numpy() for side, table in read.items()},
     )
-    updates = tables.read(UPDATES)
-    earlier = (F.col("model_version") == model_version) & (F.col("batch_id") < number)
-    updated = not updates.where(earlier).isEmpty() or any(
-        pc.max(table["batch_id"]).as_py() not in (None, -1) for table in read.values()
-    )
+    updated = any(pc.max(table["batch_id"]).as_py() not in (None, -1) for table in read.values())
     if config.stream.optimizers:
         _restore_states(model, tables, config.stream, model_version, number)
-    span = Span.of(tables.read("events", trained_on))
+    span = Span.recorded(made["span"])
     span = replace(span, types=span.types | {record.config.ingest.delete_event_type})  # it may come yet
     types = {side: read[side].schema.field(f"{side}_id").type for side in SIDES}
-    return Live(record, span, trained_on, model, updated, types)
+    return Live(record, span, made["made_from"]["events_version"], model, updated, types)
 
 
 def _check_memory(record: ModelRecord) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
-
-from pyspark.sql import functions as F
 
 from lakefactor.config import Config, recorded
 from lakefactor.errors import TableError
@@ -35,22 +34,20 @@ def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
     TableError
         There is none of that name, or none at all.
     """
-    models = tables.read("models")
-    if model_version is not None:
-        models = models.where(F.col("model_version") == model_version)
-    row = models.orderBy(F.desc("created_at"), F.desc("model_version")).first()
-    if row is None:
+    found = tables.collect("models", {"model_version": model_version} if model_version is not None else None)
+    if not found:
         wanted = f"model version {model_version!r}" if model_version else "any model version"
         raise TableError(f"table models does not hold {wanted}; 'lakefactor query models' lists what there is")
+    row = max(found, key=lambda row: (row["created_at"], row["model_version"]))
     return ModelRecord(
-        row.model_version,
-        recorded(row.config),
-        row.input_versions["interactions"],
+        row["model_version"],
+        recorded(row["config"]),
+        row["input_versions"]["interactions"],
         row["mean"],
-        row.min_strength,
-        row.max_strength,
-        row.n_users,
-        row.n_items,
+        row["min_strength"],
+        row["max_strength"],
+        row["n_users"],
+        row["n_items"],
     )
 
 
@@ -58,16 +55,16 @@ def live_version(tables: Tables) -> str | None:
     """Return the published model version, or None before the first."""
     if not tables.exists("live_model"):
         return None
-    return next((row["model_version"] for row in tables.collect("live_model") if row["name"] == LIVE_NAME), None)
+    return next((row["model_version"] for row in tables.collect("live_model", {"name": LIVE_NAME})), None)
 
 
 def readable_versions(tables: Tables) -> set[str]:
     """Return the versions that may still be read: the live one, the one to roll back to, and the newest."""
     versions: set[str | None] = set()
     if tables.exists("live_model"):
-        live = tables.read("live_model").where(F.col("name") == LIVE_NAME).first()
-        versions |= {live.model_version, live.previous_version} if live else set()
+        for live in tables.collect("live_model", {"name": LIVE_NAME}):
+            versions |= {live["model_version"], live["previous_version"]}
     if tables.exists("models"):
-        row = tables.read("models").orderBy(F.desc("created_at"), F.desc("model_version")).first()
-        versions |= {row.model_version} if row else set()
+        with suppress(TableError):  # none yet
+            versions.add(newest(tables).model_version)
     return {version for version in versions if version is not None}

@@ -7,6 +7,8 @@ gone from the one is in the other, and in between it is in both and the same.
 
 from __future__ import annotations
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
@@ -15,7 +17,7 @@ from lakefactor.spark.tables import Tables
 from lakefactor.types import Side
 
 
-def read_factors(tables: Tables, side: Side, model_version: str, batch_below: int | None = None) -> DataFrame:
+def read_factors(tables: Tables, side: Side, model_version: str) -> DataFrame:
     """Return the factors of one side of a model version, as the stream left them.
 
     Parameters
@@ -23,8 +25,6 @@ def read_factors(tables: Tables, side: Side, model_version: str, batch_below: in
     tables : Tables
     side : {"user", "item"}
     model_version : str
-    batch_below : int, optional
-        Leave out updates of this micro-batch and later ones; what is folded into the factor table stays.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def read_factors(tables: Tables, side: Side, model_version: str, batch_below: in
         rows are those of this moment, whenever they are asked for; where it has none, this is the plain table.
     """
     table, of_version = f"{side}_factors", F.col("model_version") == model_version
-    updates = newest_updates(tables, side, model_version, batch_below)
+    updates = newest_updates(tables, side, model_version)
     if updates is None:
         return tables.read(table).where(of_version)
     trained = tables.read(table, tables.version(table)).where(of_version)
@@ -46,14 +46,40 @@ def read_factors(tables: Tables, side: Side, model_version: str, batch_below: in
     return known.unionByName(updates.join(trained.select(key), key, "left_anti").select(*trained.columns))
 
 
-def newest_updates(tables: Tables, side: Side, model_version: str, batch_below: int | None = None) -> DataFrame | None:
+def collect_factors(tables: Tables, side: Side, model_version: str, batch_below: int) -> pa.Table:
+    """Return the factors of one side of a model version as they were before a micro-batch, ordered by id.
+
+    Without a Spark job where the tables lie in a folder or an object store: a stream that starts waits for it.
+
+    Parameters
+    ----------
+    tables : Tables
+    side : {"user", "item"}
+    model_version : str
+    batch_below : int
+        The micro-batch: its updates and later ones are left out; what is folded into the factor table stays.
+
+    Returns
+    -------
+    pyarrow.Table
+        ``user_id|item_id, factors, bias, n_entries, batch_id``, in one chunk.
+    """
+    key = f"{side}_id"
+    columns, of_version = [key, "factors", "bias", "n_entries", "batch_id"], {"model_version": model_version}
+    updates = tables.rows(UPDATES, columns, of_version | {"side": side})
+    trained = tables.rows(f"{side}_factors", columns, of_version)
+    updates = updates.filter(pc.less(updates["batch_id"], batch_below))
+    rows = pa.concat_tables([updates, trained], promote_options="default").combine_chunks()
+    order = pc.sort_indices(rows, [(key, "ascending"), ("batch_id", "descending")])
+    ids = rows[key].combine_chunks().take(order)
+    next_id = pc.not_equal(ids[1:], ids[:-1])
+    return rows.take(pa.concat_arrays([order[:1], order[1:].filter(next_id)]))
+
+
+def newest_updates(tables: Tables, side: Side, model_version: str) -> DataFrame | None:
     """Return the newest update of each id in the columns of the factor table; None where the version has none."""
     rows = _updates(tables, side, model_version)
-    if rows is None:
-        return None
-    if batch_below is not None:
-        rows = rows.where(F.col("batch_id") < batch_below)
-    if rows.isEmpty():
+    if rows is None or rows.isEmpty():
         return None
     key, columns = f"{side}_id", tables.read(f"{side}_factors").columns
     return newest(rows, key, *(name for name in columns if name != key)).select(*columns)

@@ -129,6 +129,8 @@ def _settings(config: Config, submitted: dict[str, str] | None) -> dict[str, str
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # INT96 is slow to read and has no statistics
         "spark.sql.execution.arrow.maxRecordsPerBatch": "100000",  # fewer, larger batches into Python
         "spark.ui.showConsoleProgress": "false",
+        # Compiled code that is kept. A micro-batch has more pieces than the default 100 and compiled them all anew.
+        "spark.sql.codegen.cache.maxEntries": "2000",
     }
     master = given.get("spark.master", config.spark.master)
     if master.startswith("local"):

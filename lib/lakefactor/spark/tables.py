@@ -25,7 +25,7 @@ from lakefactor import config as settings
 from lakefactor.contracts import IdType, by_name, by_path, literal, load
 from lakefactor.contracts.writers import absent
 from lakefactor.errors import ShapeError, TableError
-from lakefactor.query.lake import Lake, reachable
+from lakefactor.query.lake import Lake, Where, reachable
 
 
 class Tables:
@@ -117,11 +117,22 @@ class Tables:
         """Return the newest Delta version of `table`."""
         return self._lake.version(table) if self._lake else int(self._commit(table)["version"])
 
-    def collect(self, table: str) -> list[dict[str, Any]]:
-        """Return all rows of a small table; where it lies in a folder or an object store, no Spark job is needed."""
+    def rows(self, table: str, columns: Sequence[str], where: Where | None = None) -> pa.Table:
+        """Return `columns` of the rows that have the values of `where`, in no particular order.
+
+        Where the table lies in a folder or an object store, no Spark job is needed.
+        """
         if self._lake:
-            return self._lake.dataset(table).to_table().to_pylist(maps_as_pydicts="strict")
-        return [row.asDict() for row in self.read(table).collect()]
+            return self._lake.rows(table, columns, where)
+        frame = self.read(table)
+        for name, value in (where or {}).items():
+            frame = frame.where(F.col(name) == value)
+        return frame.select(*columns).toArrow()
+
+    def collect(self, table: str, where: Where | None = None) -> list[dict[str, Any]]:
+        """Return rows of a small table, each by the names of all its columns; otherwise as `rows`."""
+        columns = [column.name for column in load(table).columns]
+        return self.rows(table, columns, where).to_pylist(maps_as_pydicts="strict")
 
     def uid(self, table: str) -> str:
         """Return Delta's own id of `table`; a table that was dropped and created again has another."""
