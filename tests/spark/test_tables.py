@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime, timezone
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 from pyspark.sql import functions as F
 
 from lakefactor.config import Tables as TablesConfig
+from lakefactor.contracts import load
 from lakefactor.errors import ShapeError, TableError
 from lakefactor.spark.tables import Tables
 
@@ -112,6 +114,26 @@ def test_arrow_rows_are_committed_as_spark_s_are(spark, tables):
     )]  # fmt: skip
     assert tables.commit_metadata("factor_updates") == {"n": 1}
     assert tables.version_with("factor_updates", {"n": 1}) == 2
+
+
+def test_a_table_whose_creation_was_killed_is_created(tables, config):
+    folder = Path(config.tables.root, "factor_updates")
+    staged = folder / "_delta_log" / "_staged_commits"
+    staged.mkdir(parents=True)
+    (folder / "_delta_log" / ".00000000000000000000.json.27fa1742.tmp").touch()
+    tables.ensure("factor_updates")
+    assert tables.version("factor_updates") == 0
+    assert tables.read("factor_updates").columns == [column.name for column in load("factor_updates").columns]
+
+
+@pytest.mark.parametrize("left", ["_delta_log/_staged_commits/0.json", "part-0.parquet", "_delta_log/other/file"])
+def test_a_folder_with_anything_in_it_is_left_alone(tables, config, left):
+    file = Path(config.tables.root, "factor_updates", left)
+    file.parent.mkdir(parents=True)
+    file.write_text("somebody's")
+    with pytest.raises(TableError, match=r"factor_updates cannot be created at .*: something else is there"):
+        tables.ensure("factor_updates")
+    assert file.read_text() == "somebody's"
 
 
 def when(row):

@@ -129,12 +129,11 @@ def _each_once(sets: list[FileSet]) -> list[FileSet]:
 def header_of(spark: SparkSession, path: str, delimiter: str) -> tuple[str, ...] | None:
     """Return the fields of the first line of a CSV file that is not blank; None where there is none."""
     jvm = _jvm(spark)
-    hadoop_path = jvm.org.apache.hadoop.fs.Path(path)
-    hadoop_conf = spark.sparkContext._jsc.hadoopConfiguration()
+    files, place = at(spark, path)
     with refused(f"input file {path} cannot be opened"):
-        stream = hadoop_path.getFileSystem(hadoop_conf).open(hadoop_path)
+        stream = files.open(place)
         try:
-            codec = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(hadoop_conf).getCodec(hadoop_path)
+            codec = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(files.getConf()).getCodec(place)
             text = codec.createInputStream(stream) if codec is not None else stream
             reader = jvm.java.io.BufferedReader(jvm.java.io.InputStreamReader(text, "UTF-8"))
             line = reader.readLine()
@@ -251,6 +250,19 @@ def _format(path: str, declared_format: str) -> str:
             "or .bz2), .parquet and Delta folders; rename it, or set ingest.format"
         )
     return _EXTENSIONS[extensions[-1]]
+
+
+def at(spark: SparkSession, path: str) -> tuple[Any, Any]:
+    """Return Hadoop's file system of a path, and its path."""
+    place = _jvm(spark).org.apache.hadoop.fs.Path(path)
+    return place.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration()), place
+
+
+def names_in(spark: SparkSession, folder: str) -> list[str]:
+    """Return the names of files and folders in a folder, but those that begin with a dot; none where it is absent."""
+    files, place = at(spark, folder)
+    found = files.listStatus(place) if files.exists(place) else []
+    return [name for name in (status.getPath().getName() for status in found) if not name.startswith(".")]
 
 
 def _jvm(spark: SparkSession) -> Any:

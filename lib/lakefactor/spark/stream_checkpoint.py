@@ -7,12 +7,12 @@ and into ``commits`` afterwards; a landing folder's files are in ``sources/0``.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from pyspark.sql import SparkSession
 
 from lakefactor.config import Config
 from lakefactor.errors import ConfigError
+from lakefactor.spark.files import at, names_in
 
 
 def checkpoint_root(config: Config) -> str:
@@ -65,7 +65,7 @@ def claim(spark: SparkSession, config: Config) -> None:
 
 def planned_batch(spark: SparkSession, config: Config) -> int | None:
     """Return the number of the newest micro-batch that the checkpoint has planned; None: there is none."""
-    return max(map(int, _names(spark, f"{checkpoint_of(config)}/offsets")), default=None)
+    return max(map(int, names_in(spark, f"{checkpoint_of(config)}/offsets")), default=None)
 
 
 def first_version(spark: SparkSession, config: Config, told: int) -> int | None:
@@ -75,7 +75,7 @@ def first_version(spark: SparkSession, config: Config, told: int) -> int | None:
     start that found nothing belongs to the stream.
     """
     checkpoint = checkpoint_of(config)
-    if _names(spark, f"{checkpoint}/commits"):
+    if names_in(spark, f"{checkpoint}/commits"):
         return None
     place = f"{checkpoint}/first_version"
     if kept := _lines(spark, place):
@@ -101,17 +101,9 @@ def _log_offset(spark: SparkSession, config: Config, batch_id: int) -> int:
     return int(json.loads(lines[2])["logOffset"])
 
 
-def _names(spark: SparkSession, folder: str) -> list[str]:
-    """Return the names of the visible files in a folder; none where there is no folder."""
-    files, place = _at(spark, folder)
-    found = files.listStatus(place) if files.exists(place) else []
-    names = [status.getPath().getName() for status in found]
-    return [name for name in names if not name.startswith(".")]
-
-
 def _lines(spark: SparkSession, path: str) -> list[str]:
     """Return the lines of a file; none where there is no file."""
-    files, place = _at(spark, path)
+    files, place = at(spark, path)
     if not files.exists(place):
         return []
     stream = files.open(place)
@@ -122,16 +114,9 @@ def _lines(spark: SparkSession, path: str) -> list[str]:
 
 
 def _write(spark: SparkSession, path: str, text: str) -> None:
-    files, place = _at(spark, path)
+    files, place = at(spark, path)
     stream = files.create(place, True)
     try:
         stream.write(bytearray(text.encode()))
     finally:
         stream.close()
-
-
-def _at(spark: SparkSession, path: str) -> tuple[Any, Any]:
-    """Return Hadoop's file system and path."""
-    jvm: Any = spark._jvm
-    place = jvm.org.apache.hadoop.fs.Path(path)
-    return place.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration()), place

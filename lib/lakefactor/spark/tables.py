@@ -26,6 +26,10 @@ from lakefactor.contracts import IdType, by_name, by_path, literal, load
 from lakefactor.contracts.writers import absent
 from lakefactor.errors import ShapeError, TableError
 from lakefactor.query.lake import Lake, Where, reachable
+from lakefactor.spark.files import at, names_in
+
+STAGED = "_staged_commits"
+"""Folder that Delta makes in a log before the first commit."""
 
 
 class Tables:
@@ -78,10 +82,17 @@ class Tables:
             self._check(table, self._open(table).schema, (user_id_type, item_id_type))
             return
         with self._refused(f"table {table} cannot be created at {self.path_or_name(table)}"):
-            if not self._root:
+            if self._root:
+                self._remove_unborn(table)
+            else:
                 self._spark.sql(f"CREATE SCHEMA IF NOT EXISTS {self.sql_name(table).rpartition('.')[0]}")
             for statement in load(table).ddl(self.sql_name(table), None, user_id_type, item_id_type):
                 self._spark.sql(statement)
+        if not self.exists(table):  # Delta takes any folder with something in it for the table, and does nothing
+            raise TableError(
+                f"table {table} cannot be created at {self.path_or_name(table)}: something else is there; "
+                "move it away, or use another tables.root"
+            )
 
     def id_types(self, table: str) -> tuple[IdType, IdType]:
         """Return the types of the user and item ids in `table`, each "string" or "long".
@@ -263,6 +274,18 @@ class Tables:
             rows.sparkSession.catalog.dropTempView(source)
         assert outcome is not None
         return int(outcome["num_inserted_rows"] + outcome["num_updated_rows"])
+
+    def _remove_unborn(self, table: str) -> None:
+        """Remove the log without a commit that a process leaves when it is killed while it creates a table.
+
+        Delta takes such a folder for a table when it is to create one, and for none when it is to read it.
+        """
+        place = self.path_or_name(table)
+        log = f"{place}/_delta_log"
+        unborn = names_in(self._spark, place) == ["_delta_log"] and names_in(self._spark, log) in ([], [STAGED])
+        if unborn and not names_in(self._spark, f"{log}/{STAGED}"):
+            files, path = at(self._spark, place)
+            files.delete(path, True)
 
     def _writing_lake(self, table: str) -> Lake | None:
         """Return what commits to `table` without Spark; None where delta-rs cannot: it is elsewhere, or clustered."""
