@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lakefactor.config import Config
-from lakefactor.errors import SetupError
+from lakefactor.errors import SetupError, TableError
 from lakefactor.factorization.equation import Equation
 from lakefactor.kernels import build_csr, gramian, reference
 from lakefactor.pipelines import ingest, interactions, live, publish, recommend, stream, train
@@ -309,6 +309,16 @@ def test_a_model_that_does_not_fit_is_refused_with_its_size(spark, place):
         with pytest.raises(SetupError, match=r"has 40 users and 2\d items of rank 4, .* and 1e-06 GB are free"):
             stream.run(spark, config, available_now=True)
     assert stream.run(spark, config, available_now=True).accepted == 5
+
+
+def test_a_model_of_interactions_from_elsewhere_is_refused(spark, place):
+    config = settings(place / "warehouse", place / "landing")
+    tables = Tables(spark, config.tables)
+    tables.overwrite("interactions", tables.read("interactions", tables.version("interactions")), {"n": 1})
+    publish.run(spark, config, train.run(spark, config).model_version)
+    write(place / "landing", "1.csv", lines(8, 3, first=EVENTS))
+    with pytest.raises(TableError, match=r"does not say what events it was made from; run 'lakefactor interactions'"):
+        stream.run(spark, config, available_now=True)
 
 
 def test_a_stream_that_another_has_overtaken_ends_before_it_writes(spark, place):

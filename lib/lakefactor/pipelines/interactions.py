@@ -75,7 +75,7 @@ def run(spark: SparkSession, config: Config) -> InteractionsResult:
     tables.ensure("interactions", *tables.id_types("events"))
     made_from = {"events": tables.uid("events"), "events_version": version, "settings": _settings(config)}
     recorded = tables.commit_metadata("interactions")
-    if recorded.get("made_from") != made_from:
+    if recorded.get("made_from") != made_from or "span" not in recorded:
         events = tables.read("events", version)
         span = Span.of(events)
         pairs = pairs_of(events, config, span).persist()

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 
 from lakefactor.config import Config, Stream
-from lakefactor.errors import SetupError
+from lakefactor.errors import SetupError, TableError
 from lakefactor.factorization.coding import coded, invert
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.live_model import LiveModel, check_streamed, memory_bytes
@@ -294,13 +294,18 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
     SetupError
         The driver lacks the memory for it.
     TableError
-        The logs no longer tell which events it was trained on.
+        Nothing tells any more which events it was trained on.
     """
     tables = Tables(spark, config.tables)
     record = newest(tables, model_version)
     check_streamed(record.config.model)
     _check_memory(record)
     made = tables.commit_metadata("interactions", record.interactions_version)
+    if "span" not in made:
+        raise TableError(
+            f"version {record.interactions_version} of table interactions, which model version {model_version} was "
+            "trained on, does not say what events it was made from; run 'lakefactor interactions', train and publish"
+        )
     read = {side: collect_factors(tables, side, model_version, number) for side in SIDES}
     model = LiveModel(
         record.config.model,
