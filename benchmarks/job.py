@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import statistics
 import tempfile
 import time
@@ -125,11 +126,18 @@ def mllib(
 
 
 def _jobs(spark: SparkSession, since: float) -> list[tuple[str, float, float]]:
-    """Return (name, start, end) of the Spark jobs since a time, in order; Spark keeps the last 1000."""
+    """Return (name, start, end) of the Spark jobs since a time, in order; Spark keeps the last 1000.
+
+    A name says which line called, without the folders of this machine.
+    """
     found = spark.sparkContext._jsc.sc().statusStore().jobsList(None)
     jobs = [found.apply(number) for number in range(found.size())]
     named = [
-        (job.name(), job.submissionTime().get().getTime() / 1e3, job.completionTime().get().getTime() / 1e3)
+        (
+            re.sub(r" at .*/", " at ", job.name()),
+            job.submissionTime().get().getTime() / 1e3,
+            job.completionTime().get().getTime() / 1e3,
+        )
         for job in sorted(jobs, key=lambda job: job.jobId())
     ]
     return [job for job in named if job[1] >= since]

@@ -97,8 +97,7 @@ def check_folder(spark: SparkSession, asked: str, declared_format: str) -> str:
         There is no folder, or it is or holds a Delta table, or the format of a file in it cannot be told.
     """
     with refused(f"input {asked} cannot be listed"):
-        path = _jvm(spark).org.apache.hadoop.fs.Path(asked)
-        files = path.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
+        files, path = at(spark, asked)
         folder = files.makeQualified(path)
         if not (files.exists(folder) and files.getFileStatus(folder).isDirectory()):
             raise InputError(f"no folder is at {folder.toString()}; create it, or correct the path")
@@ -129,8 +128,8 @@ def _each_once(sets: list[FileSet]) -> list[FileSet]:
 def header_of(spark: SparkSession, path: str, delimiter: str) -> tuple[str, ...] | None:
     """Return the fields of the first line of a CSV file that is not blank; None where there is none."""
     jvm = _jvm(spark)
-    files, place = at(spark, path)
     with refused(f"input file {path} cannot be opened"):
+        files, place = at(spark, path)
         stream = files.open(place)
         try:
             codec = jvm.org.apache.hadoop.io.compress.CompressionCodecFactory(files.getConf()).getCodec(place)
@@ -171,8 +170,7 @@ def _statuses(spark: SparkSession, asked: str) -> list[Any]:
     """Return the FileStatus of what a path, or else a pattern, names."""
     if not asked.strip():
         raise InputError("an input path is empty; give a file, a folder or a Delta table")
-    path = _jvm(spark).org.apache.hadoop.fs.Path(asked)
-    files = path.getFileSystem(spark.sparkContext._jsc.hadoopConfiguration())
+    files, path = at(spark, asked)
     path = files.makeQualified(path)
     if files.exists(path):
         return [files.getFileStatus(path)]
