@@ -128,6 +128,22 @@ def test_pipelines_take_what_the_commands_give(stem: str, arguments: dict[str, o
     assert list(signature(run).bind("spark", Config(), **arguments).arguments) == ["spark", "config", *arguments]
 
 
+def test_a_job_finds_the_version_that_another_job_left(calls: Calls, tmp_path: Path) -> None:
+    place = f"{tmp_path}/run 1/train.json"
+    missing = invoke("publish", "--model-version", f"@{place}")
+    assert missing.exit_code == InputError.exit_code
+    assert f"--model-version @{place}: there is no result" in missing.stderr
+    calls.outcome = Record(model_version="v7", objective=float("nan"))
+    done = invoke("train", "--result", place)
+    assert Path(place).read_text() == done.stdout.strip()
+    assert invoke("publish", "--model-version", f"@{place}").exit_code == 0
+    assert calls[-2] == ("publish", "spark", {"model_version": "v7", "rollback": False})
+    Path(place).write_text("{}")
+    assert invoke("publish", "--model-version", f"@{place}").exit_code == InputError.exit_code
+    refused = invoke("train", "--result", "/dev/null/train.json")
+    assert (refused.exit_code, refused.stdout) == (InputError.exit_code, "")
+
+
 def test_not_a_number_in_a_result_is_null(calls: Calls) -> None:
     calls.outcome = Record(objective=float("nan"))
     assert json.loads(invoke("train").stdout)["objective"] is None

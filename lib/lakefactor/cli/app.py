@@ -11,7 +11,7 @@ import typer
 from lakefactor import __version__
 from lakefactor.cli import query
 from lakefactor.cli.errors import exit_statuses, reported
-from lakefactor.cli.options import ConfigFile, Debug, ModelVersion, Overrides
+from lakefactor.cli.options import ConfigFile, Debug, ModelVersion, Overrides, Result
 from lakefactor.cli.output import print_json
 from lakefactor.cli.running import run_job
 from lakefactor.config import load
@@ -57,50 +57,58 @@ def ingest(
     ],
     config: ConfigFile = None,
     overrides: Overrides = None,
+    result: Result = None,
     debug: Debug = False,
 ) -> None:
     """Read raw events into `events`, then make `interactions` of all events.
 
     Rows that cannot be used go to `rejects`, with the reason. The same file again changes nothing.
     """
-    run_job("ingest", config, overrides, debug, paths=paths)
+    run_job("ingest", config, overrides, debug, result, paths=paths)
 
 
 @app.command(epilog=_sections("interactions", "ingest", "model"))
-def interactions(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False) -> None:
+def interactions(
+    config: ConfigFile = None, overrides: Overrides = None, result: Result = None, debug: Debug = False
+) -> None:
     """Make `interactions` again from `events`: one strength for each user and item.
 
     `ingest` does this too; alone it serves after a change of the section interactions.
     """
-    run_job("interactions", config, overrides, debug)
+    run_job("interactions", config, overrides, debug, result)
 
 
 @app.command(epilog=_sections("model", "train", "sgd"))
 def train(
     fresh: Annotated[
-        bool, typer.Option("--fresh", help="Begin anew, even where the same training was cut off and left snapshots.")
+        bool, typer.Option("--fresh", help="Train anew, even where the same training has been done, or was cut off.")
     ] = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    result: Result = None,
     debug: Debug = False,
 ) -> None:
     """Factorize `interactions` into `user_factors` and `item_factors` of a new model version.
 
-    Readers do not see the version until `publish` makes it the live one. A training that was cut off goes on from its
-    last snapshot, if configuration and interactions are still the same.
+    Readers do not see the version until `publish` makes it the live one. While configuration and interactions are the
+    same, a training that was done is found and not done again, and one that was cut off goes on from its last snapshot.
     """
-    run_job("train", config, overrides, debug, fresh=fresh)
+    run_job("train", config, overrides, debug, result, fresh=fresh)
 
 
 @app.command(epilog=_sections("evaluate"))
 def evaluate(
-    model_version: ModelVersion = None, config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False
+    model_version: ModelVersion = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
 ) -> None:
     """Measure a model version on held-out interactions, beside popularity, into `evaluations`.
 
     Without --model-version: the newest version.
     """
-    run_job("evaluate", config, overrides, debug, model_version=model_version)
+    run_job("evaluate", config, overrides, debug, result, model_version=model_version)
 
 
 @app.command(epilog=_sections("publish"))
@@ -111,24 +119,29 @@ def publish(
     ] = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    result: Result = None,
     debug: Debug = False,
 ) -> None:
     """Make a model version the live one, if it passes the quality gate.
 
     Without --model-version: the newest version. A refusal is recorded in `decisions` and ends with exit status 6.
     """
-    run_job("publish", config, overrides, debug, model_version=model_version, rollback=rollback)
+    run_job("publish", config, overrides, debug, result, model_version=model_version, rollback=rollback)
 
 
 @app.command(epilog=_sections("recommend"))
 def recommend(
-    model_version: ModelVersion = None, config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False
+    model_version: ModelVersion = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
 ) -> None:
     """Write each user's best items to `recommendations`, and each item's nearest to `similar_items`.
 
     Without --model-version: the live version.
     """
-    run_job("recommend", config, overrides, debug, model_version=model_version)
+    run_job("recommend", config, overrides, debug, result, model_version=model_version)
 
 
 @app.command(epilog=_sections("stream", "ingest", "recommend"))
@@ -141,6 +154,7 @@ def stream(
     as_json: Annotated[bool, typer.Option("--json", help="With --status: print one line of JSON.")] = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    result: Result = None,
     debug: Debug = False,
 ) -> None:
     """Keep the live model up to date with new events, micro-batch by micro-batch.
@@ -149,7 +163,7 @@ def stream(
     again: nothing is lost and nothing counted twice.
     """
     if not status and not stop:
-        run_job("stream", config, overrides, debug, available_now=available_now)
+        run_job("stream", config, overrides, debug, result, available_now=available_now)
         return
     with reported(debug):
         settings = load(config, overrides or ())
@@ -175,13 +189,14 @@ def demo(
     ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
+    result: Result = None,
     debug: Debug = False,
 ) -> None:
     """Run every step, from events to recommendations, on synthetic events or on your own file."""
     with reported(debug):
         if events is not None and not events.exists():
             raise InputError(f"--events {events}: there is no such file; give a CSV, JSON lines or Parquet file")
-    run_job("demo", config, overrides, debug, events=events)
+    run_job("demo", config, overrides, debug, result, events=events)
 
 
 @app.command("config")

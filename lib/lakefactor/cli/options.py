@@ -18,4 +18,12 @@ Overrides = Annotated[
     typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change one key of the configuration. May be repeated."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the stack trace of an error.")]
-ModelVersion = Annotated[str | None, typer.Option("--model-version", metavar="VERSION", help="Model version to use.")]
+ModelVersion = Annotated[
+    str | None,
+    typer.Option(
+        "--model-version", metavar="VERSION", help="Model version to use; @PLACE: the one that a --result there names."
+    ),
+]
+Result = Annotated[
+    str | None, typer.Option("--result", metavar="PLACE", help="Write the result there too, to a file or URI.")
+]

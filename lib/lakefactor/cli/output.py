@@ -17,7 +17,12 @@ def print_json(value: Any) -> None:
     >>> print_json({"user": "Zoë", "auc": float("nan")})
     {"user": "Zo\u00eb", "auc": null}
     """
-    print(json.dumps(_finite(value), allow_nan=False), flush=True)
+    print(json_text(value), flush=True)
+
+
+def json_text(value: Any) -> str:
+    """Return JSON as `print_json` prints it."""
+    return json.dumps(_finite(value), allow_nan=False)
 
 
 def print_summary(stem: str, result: dict[str, Any]) -> None:

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lakefactor.cli.errors import reported
 from lakefactor.cli.output import print_json, print_summary
+from lakefactor.cli.results import version_named, write_result
 from lakefactor.config import Config, load
 
 if TYPE_CHECKING:
@@ -23,7 +24,14 @@ STOP_SECONDS = 30.0
 """Longest wait for Spark to stop; a JVM that hangs ends with this process anyway."""
 
 
-def run_job(stem: str, config: Path | None, overrides: Sequence[str] | None, debug: bool, **arguments: object) -> None:
+def run_job(
+    stem: str,
+    config: Path | None,
+    overrides: Sequence[str] | None,
+    debug: bool,
+    result: str | None,
+    **arguments: Any,
+) -> None:
     """Run a pipeline in a Spark session, and print what it did.
 
     Parameters
@@ -36,8 +44,11 @@ def run_job(stem: str, config: Path | None, overrides: Sequence[str] | None, deb
         ``section.key=value``, as given by ``--set``.
     debug : bool
         Show the stack trace of an error.
+    result : str or None
+        Where to write the result, beside stdout.
     **arguments
-        Further arguments of the pipeline's ``run(spark, config, ...)``.
+        Further arguments of the pipeline's ``run(spark, config, ...)``; a ``model_version`` may be the ``@PLACE`` of a
+        result that names one.
 
     Raises
     ------
@@ -46,11 +57,15 @@ def run_job(stem: str, config: Path | None, overrides: Sequence[str] | None, deb
     """
     with reported(debug):
         settings = load(config, overrides or ())
+        if "model_version" in arguments:
+            arguments["model_version"] = version_named(arguments["model_version"])
         with _session(settings, f"lakefactor {stem}") as spark:
-            result = import_module(f"lakefactor.pipelines.{stem}").run(spark, settings, **arguments)
-            record = result.model_dump(mode="json")
+            done = import_module(f"lakefactor.pipelines.{stem}").run(spark, settings, **arguments)
+            record = done.model_dump(mode="json")
             if stem != "demo":  # which has told its story
                 print_summary(stem, record)
+        if result is not None:
+            write_result(result, record)
         print_json(record)
 
 

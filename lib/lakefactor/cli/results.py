@@ -1,0 +1,66 @@
+"""Results that outlive a job: a file that a scheduler names, and that the next job is pointed at.
+
+Works where no scheduler can read a driver's output, as on a cluster: the place is a folder or an object store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from lakefactor.cli.output import json_text
+from lakefactor.errors import InputError, SnapshotError
+
+
+def write_result(place: str, result: Mapping[str, Any]) -> None:
+    """Write the result of a job to a file or URI; it appears whole or not at all.
+
+    Raises
+    ------
+    InputError
+        It cannot be written there.
+    """
+    from lakefactor.factorization.snapshot_folder import Folder
+
+    folder, name = _parted(place)
+    try:
+        Folder(folder).write_bytes(name, json_text(result).encode())
+    except (OSError, ValueError, SnapshotError) as error:
+        raise InputError(f"--result {place} cannot be written: {error}") from error
+
+
+def version_named(text: str | None) -> str | None:
+    """Return a model version that is given by name, or as ``@PLACE``: the one that a result at that place names.
+
+    Raises
+    ------
+    InputError
+        There is no result there, or it names no version.
+
+    Examples
+    --------
+    >>> version_named("20261122-154312-3f9c"), version_named(None)
+    ('20261122-154312-3f9c', None)
+    """
+    if text is None or not text.startswith("@"):
+        return text
+    from lakefactor.factorization.snapshot_folder import Folder
+
+    folder, name = _parted(text[1:])
+    try:
+        return str(json.loads(Folder(folder).read_bytes(name))["model_version"])
+    except FileNotFoundError:
+        raise InputError(f"--model-version {text}: there is no result; has the job that makes it ended?") from None
+    except (OSError, ValueError, KeyError, TypeError, SnapshotError) as error:
+        raise InputError(f"--model-version {text}: that is no result with a model version: {error}") from error
+
+
+def _parted(place: str) -> tuple[str, str]:
+    """Part a place into its folder and a name.
+
+    >>> _parted("s3://lake/_results/train.json"), _parted("train.json")
+    (('s3://lake/_results', 'train.json'), ('.', 'train.json'))
+    """
+    folder, _, name = place.rpartition("/")
+    return folder or ("/" if place.startswith("/") else "."), name
