@@ -162,9 +162,13 @@ def test_publish_gate_flip_and_rollback(spark, small):
         publish.run(spark, poor)
     assert [row.model_version for row in tables.read("live_model").collect()] == [first]
 
-    third = train.run(spark, small).model_version
-    evaluate.run(spark, small, third)
+    third = train.run(spark, small, fresh=True).model_version
+    evaluated = evaluate.run(spark, small, third)
     assert publish.run(spark, small).previous_version == first
+    again = evaluate.run(spark, small, third), publish.run(spark, small)  # as a scheduler may run them
+    assert again[0] == evaluated
+    assert tables.read("evaluations").where(f"model_version = '{third}'").select("evaluated_at").distinct().count() == 1
+    assert (again[1].model_version, again[1].action) == (third, "keep")
     back = publish.run(spark, small, rollback=True)
     assert (back.model_version, back.previous_version, back.action) == (first, third, "rollback")
     (live,) = tables.read("live_model").collect()

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -63,7 +67,7 @@ def test_tables_hold_what_one_process_computes(spark, config, model, long_ids, r
 
 def test_several_versions_stand_side_by_side(spark, config):
     tables = write_interactions(spark, config, random_interactions(20, 10, 80, seed=1))
-    versions = [train.run(spark, with_model(config, MODEL)).model_version for _ in range(2)]
+    versions = [train.run(spark, with_model(config, MODEL), fresh=True).model_version for _ in range(2)]
     assert versions[0] < versions[1]
     counts = {
         row.model_version: row["count"]
@@ -71,6 +75,40 @@ def test_several_versions_stand_side_by_side(spark, config):
     }
     assert set(counts) == set(versions)
     assert len(set(counts.values())) == 1
+
+
+def test_the_same_training_is_found_and_not_done_again(spark, config, monkeypatch):
+    config = with_model(config, MODEL, iterations=2)
+    tables = write_interactions(spark, config, random_interactions(20, 10, 60, seed=1))
+    first = train.run(spark, config)
+    again = train.run(spark, config.model_copy(update={"train": config.train.model_copy(update={"ranks": 1})}))
+    same = ("model_version", "interactions_version", "users", "items", "interactions", "objective", "iterations")
+    assert [getattr(again, name) for name in same] == [getattr(first, name) for name in same]
+    assert (first.attempts, again.attempts) == (1, 0)
+
+    done, asked = train._done, iter([None])
+    monkeypatch.setattr(train, "_done", lambda *of: next(asked) if asked.__length_hint__() else done(*of))
+    assert train.run(spark, config).model_version == first.model_version  # of two that end together one counts
+    monkeypatch.undo()
+
+    fresh = train.run(spark, config, fresh=True)
+    other = train.run(spark, with_model(config, MODEL, iterations=3))
+    assert train.run(spark, config).model_version == fresh.model_version
+    made = {row.model_version: row.identity for row in tables.read("models").collect()}
+    assert sorted(made) == [first.model_version, fresh.model_version, other.model_version]
+    assert made[first.model_version] == made[fresh.model_version] != made[other.model_version]
+
+
+def test_a_training_that_runs_elsewhere_is_not_started_again(spark, config):
+    config = with_model(config, MODEL, iterations=2)
+    write_interactions(spark, config, random_interactions(20, 10, 60, seed=1))
+    train.run(spark, config)
+    (lease,) = Path(config.tables.root, "_snapshots", "_leases").glob("*/lease.json")
+    holder = json.loads(lease.read_text()) | {"pid": os.getppid(), "renewed_at": time.time()}
+    lease.write_text(json.dumps(holder))
+    with pytest.raises(SetupError, match=rf"the same training is running on {socket.gethostname()} \(process "):
+        train.run(spark, config, fresh=True)
+    assert train.run(spark, with_model(config, MODEL, iterations=3)).attempts == 1
 
 
 @pytest.mark.parametrize("implicit_feedback", [True, False])

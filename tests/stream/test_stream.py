@@ -119,7 +119,7 @@ def test_a_lost_checkpoint_and_a_second_stream_are_refused(spark, place):
     write(place / "landing", "1.csv", lines(7, 5, first=EVENTS))
     stream.run(spark, config, available_now=True)
     checkpoints = place / "warehouse" / "_checkpoints"
-    lease = {"stream": "other", "host": socket.gethostname(), "pid": os.getppid(), "renewed_at": time.time()}
+    lease = {"name": "stream 'other'", "host": socket.gethostname(), "pid": os.getppid(), "renewed_at": time.time()}
     (checkpoints / "lease.json").write_text(json.dumps(lease))
     with pytest.raises(
         SetupError, match=r"stream 'other' is running on .* \(process \d+\) and updates the same tables"

@@ -6,7 +6,6 @@ interactions version that it was trained on, and recorded under its version.
 
 from __future__ import annotations
 
-import secrets
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -16,8 +15,9 @@ from pydantic import BaseModel, ConfigDict
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lakefactor.config import Config
+from lakefactor.config import Config, canonical_json, digest
 from lakefactor.errors import ConfigError
+from lakefactor.log import say
 from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.progress import TrainingProgress
 from lakefactor.spark.catalogue import Catalogue, collect_catalogue
@@ -42,7 +42,7 @@ class EvaluateResult(BaseModel):
 
 
 def run(spark: SparkSession, config: Config, model_version: str | None = None) -> EvaluateResult:
-    """Evaluate the configuration of a model version (default: the newest) by the configured split.
+    """Evaluate the configuration of a model version (default: the newest) by the configured split, once.
 
     Parameters
     ----------
@@ -68,9 +68,12 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
             "evaluate.split is user_holdout, which folds users in by least squares, but model.algorithm is sgd; "
             "choose another evaluate.split"
         )
+    evaluation_id = digest(record.model_version, canonical_json(config.evaluate))[:16]
+    if done := _done(tables, record.model_version, evaluation_id):
+        say(f"model version {record.model_version} has been evaluated in this way before")
+        return done
     interactions = tables.read("interactions", record.interactions_version)
     figures = {fold.number: _measure_fold(fold, as_trained) for fold in folds(interactions, config.evaluate)}
-    evaluation_id = secrets.token_hex(8)
     tables.ensure("evaluations")
     tables.append("evaluations", _rows(spark, tables, record, config, evaluation_id, figures), txn=(evaluation_id, 0))
     return EvaluateResult(
@@ -79,6 +82,21 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
         split=config.evaluate.split,
         folds=len(figures),
         metrics=by_name(_mean(figures)),
+    )
+
+
+def _done(tables: Tables, model_version: str, evaluation_id: str) -> EvaluateResult | None:
+    """Return what the same evaluation found before; None: it has not been done."""
+    rows = tables.collect("evaluations", {"evaluation_id": evaluation_id}) if tables.exists("evaluations") else []
+    if not rows:
+        return None
+    columns = ("recommender", "metric", "k", "value", "n")
+    return EvaluateResult(
+        model_version=model_version,
+        evaluation_id=evaluation_id,
+        split=rows[0]["split"],
+        folds=len({row["fold"] for row in rows} - {MEAN_FOLD}),
+        metrics=by_name(Measured(*(row[name] for name in columns)) for row in rows if row["fold"] == MEAN_FOLD),
     )
 
 

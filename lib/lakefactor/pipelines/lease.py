@@ -1,6 +1,6 @@
-"""One stream at a time: a file that says who holds it, renewed while the holder lives.
+"""One stream at a time, and one training of a kind: a file that says who holds it, renewed while the holder lives.
 
-The holder's process id lets a stream that was killed be started again at once on the same machine; on another machine
+The holder's process id lets a job that was killed be started again at once on the same machine; on another machine
 the lease has to run out first. It guards against a second start by mistake; what guards the tables is their
 transactions.
 """
@@ -26,27 +26,35 @@ _FILE = "lease.json"
 
 
 @contextmanager
-def held(folder: Folder, stream: str) -> Iterator[None]:
+def held(folder: Folder, name: str, advice: str) -> Iterator[None]:
     """Hold the lease of a folder.
+
+    Parameters
+    ----------
+    folder : Folder
+    name : str
+        Who holds it, in words.
+    advice : str
+        What to do where another process holds it already.
 
     Raises
     ------
     SetupError
-        Another stream holds it.
+        Another process holds it.
     """
     holder = _holder(folder)
     if holder and holder["pid"] != os.getpid() and _is_alive(holder):
         raise SetupError(
-            f"stream {holder['stream']!r} is running on {holder['host']} (process {holder['pid']}) and updates the "
-            f"same tables; stop it ('lakefactor stream --stop'), or wait {LEASE_SECONDS:g} s if it was killed there"
+            f"{holder['name']} is running on {holder['host']} (process {holder['pid']}); {advice}, "
+            f"or wait {LEASE_SECONDS:g} s if it was killed there"
         )
     done = threading.Event()
 
     def renew() -> None:
         while not done.wait(LEASE_SECONDS / 6):
-            _write(folder, stream, renewed_at=time.time())
+            _write(folder, name, renewed_at=time.time())
 
-    _write(folder, stream, renewed_at=time.time())
+    _write(folder, name, renewed_at=time.time())
     renewing = threading.Thread(target=renew, daemon=True)
     renewing.start()
     try:
@@ -54,7 +62,7 @@ def held(folder: Folder, stream: str) -> Iterator[None]:
     finally:
         done.set()
         renewing.join()
-        _write(folder, stream, renewed_at=0.0)
+        _write(folder, name, renewed_at=0.0)
 
 
 def _is_alive(holder: dict[str, Any]) -> bool:
@@ -76,9 +84,9 @@ def _holder(folder: Folder) -> dict[str, Any] | None:
         found = json.loads(folder.read_bytes(_FILE))
     except (FileNotFoundError, ValueError):
         return None
-    return found if {"stream", "host", "pid", "renewed_at"} <= found.keys() else None
+    return found if {"name", "host", "pid", "renewed_at"} <= found.keys() else None
 
 
-def _write(folder: Folder, stream: str, renewed_at: float) -> None:
-    record = {"stream": stream, "host": socket.gethostname(), "pid": os.getpid(), "renewed_at": renewed_at}
+def _write(folder: Folder, name: str, renewed_at: float) -> None:
+    record = {"name": name, "host": socket.gethostname(), "pid": os.getpid(), "renewed_at": renewed_at}
     folder.write_bytes(_FILE, json.dumps(record).encode())

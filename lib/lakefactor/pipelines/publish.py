@@ -24,7 +24,7 @@ LOWER_IS_BETTER = ("rmse", "mae")
 
 
 class PublishResult(BaseModel):
-    """A decision that changed the live model, or found it as wanted."""
+    """A decision that changed the live model, or (action ``keep``, and no decision) found it as wanted."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -33,9 +33,9 @@ class PublishResult(BaseModel):
     action: str
     reason: str
     metric: str
-    value: float | None
-    live_value: float | None
-    popularity_value: float | None
+    value: float | None = None
+    live_value: float | None = None
+    popularity_value: float | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None, r
     if rollback and model_version is None:
         model_version = _replaced_by(tables, live)
     candidate = newest(tables, model_version).model_version
+    if candidate == live:
+        return PublishResult(
+            model_version=candidate, previous_version=live, action="keep", reason="it is live already",
+            metric=config.publish.metric,
+        )  # fmt: skip
     verdict = Verdict(True, "rollback asked for") if rollback else judge(tables, config.publish, candidate, live)
     action = "refuse" if not verdict.passed else "rollback" if rollback else "publish"
     decision_id = _record(spark, tables, candidate, action, verdict, config.publish.metric)
@@ -81,8 +86,7 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None, r
         raise GateRefusedError(
             f"model version {candidate} was not published: {verdict.reason}; live is {live or 'none'}"
         )
-    if candidate != live:
-        _flip(spark, tables, candidate, live, decision_id)
+    _flip(spark, tables, candidate, live, decision_id)
     return PublishResult(
         model_version=candidate,
         previous_version=live,
@@ -109,7 +113,7 @@ def judge(tables: Tables, gate: Publish, candidate: str, live: str | None) -> Ve
     split, value = figures[MODEL]
     popularity = figures.get(POPULARITY, (split, None))[1]
     live_split, live_value = _figures(tables, gate.metric, live).get(MODEL, (None, None)) if live else (None, None)
-    if live_split != split or candidate == live:
+    if live_split != split:
         live_value = None
     sign = -1 if gate.metric in LOWER_IS_BETTER else 1
     seen = {"value": value, "live_value": live_value, "popularity_value": popularity}

@@ -139,7 +139,8 @@ def run(spark: SparkSession, config: Config, available_now: bool = False) -> Str
     """
     folder = Folder(checkpoint_root(config))
     tables = Tables(spark, config.tables)
-    with held(folder, config.stream.name):
+    advice = "one stream at a time updates the tables: stop it ('lakefactor stream --stop')"
+    with held(folder, f"stream {config.stream.name!r}", advice):
         if folder.exists(STOP):
             folder.remove_file(STOP)
         for table in ("stream_ledger", "drift"):
