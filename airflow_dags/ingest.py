@@ -1,0 +1,28 @@
+"""Ingest: new events from files, checked, once."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from _assets import EVENTS, INTERACTIONS
+from _submit import OVERRIDES, submit
+from airflow.sdk import DAG, Param
+
+PATH = Param(
+    type="string",
+    minLength=1,
+    description="File or folder (CSV, JSON lines, Parquet) or Delta table: a URI, or a path that the driver sees.",
+)
+
+with DAG(
+    "ingest",
+    doc_md="""
+Reads events from `path` into `events`, and makes `interactions` of all events. Rows that cannot be used go to
+`rejects`, with the reason. What was read before changes nothing, so every run may be repeated.
+""",
+    max_active_runs=1,
+    params=OVERRIDES | {"path": PATH},
+    default_args={"retries": 2, "retry_delay": timedelta(minutes=1), "execution_timeout": timedelta(hours=6)},
+    tags=["lakefactor"],
+):
+    submit("ingest", "{{ params.path }}", outlets=[EVENTS, INTERACTIONS])
