@@ -7,7 +7,7 @@ blocks (sums, counts) is additive.
 from __future__ import annotations
 
 from lakefactor.metrics.auc import auc, auc_at_k
-from lakefactor.metrics.catalogue import coverage, item_counts, mean_popularity, popularity_rank
+from lakefactor.metrics.catalogue import coverage, exposure_gini, item_counts, mean_popularity, popularity_rank
 from lakefactor.metrics.ranking import RANK_METRICS, Hits, find_hits, rank_metrics
 from lakefactor.metrics.rating import ErrorSums, error_sums, mae, rmse
 
@@ -19,6 +19,7 @@ __all__ = [
     "auc_at_k",
     "coverage",
     "error_sums",
+    "exposure_gini",
     "find_hits",
     "item_counts",
     "mae",

@@ -57,6 +57,32 @@ def coverage(counts: NDArray[np.int64]) -> float:
     return float(np.mean(counts > 0)) if len(counts) else float("nan")
 
 
+def exposure_gini(counts: NDArray[np.int64]) -> float:
+    """How unevenly the lists' positions go to the items: 0, all alike, to 1, all to one item; NaN without any.
+
+    ``sum_i (2 i - m - 1) counts_(i) / (m sum_i counts_(i))`` with counts in ascending order, i from 1 to m.
+
+    Parameters
+    ----------
+    counts : int64 array, shape (m,)
+        From `item_counts`; items that are never shown count too.
+
+    References
+    ----------
+    Ekstrand, Carterette, Diaz, "Distributionally-informed recommender system evaluation", ACM TORS 2(1), 2024.
+
+    Examples
+    --------
+    >>> exposure_gini(np.array([1, 1, 1, 1])), exposure_gini(np.array([0, 0, 0, 8]))
+    (0.0, 0.75)
+    """
+    total, m = counts.sum(), len(counts)
+    if not total:
+        return float("nan")
+    weights = 2.0 * np.arange(1, m + 1) - m - 1
+    return float(weights @ np.sort(counts) / (m * total))
+
+
 def mean_popularity(counts: NDArray[np.int64], popularity: NDArray[Any]) -> float:
     """Mean popularity over all recommended positions, in the unit of ``popularity``; NaN without any.
 

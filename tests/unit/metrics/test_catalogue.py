@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakefactor.errors import ShapeError
-from lakefactor.metrics import coverage, item_counts, mean_popularity, popularity_rank
+from lakefactor.metrics import coverage, exposure_gini, item_counts, mean_popularity, popularity_rank
 
 RANKED = np.array([[0, 1, 2], [0, 3, -1], [1, 0, 4]], dtype=np.int32)
 
@@ -56,3 +56,13 @@ def test_shapes_that_disagree_are_refused():
         item_counts(RANKED, 4, n_items=6)
     with pytest.raises(ShapeError, match="counts of 6 items, popularity of 2"):
         mean_popularity(item_counts(RANKED, 3, 6), np.ones(2))
+
+
+def test_the_gini_of_exposure_is_the_mean_difference_of_two_items():
+    """Gini's own definition: the mean absolute difference over all pairs, by twice the mean."""
+    counts = np.random.default_rng(5).zipf(1.7, 60) - 1
+    pairs = np.abs(counts[:, None] - counts[None, :]).mean() / (2 * counts.mean())
+    assert exposure_gini(counts) == pytest.approx(pairs)
+    assert exposure_gini(counts * 3) == pytest.approx(exposure_gini(counts))
+    assert np.isnan(exposure_gini(np.zeros(4, np.int64)))
+    assert np.isnan(exposure_gini(np.zeros(0, np.int64)))
