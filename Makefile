@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-stream soak-stream rapids \
-	test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
+	airflow test-airflow test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -20,6 +20,12 @@ RUN = PATH="$(CURDIR)/$(BIN):$$PATH" JAVA_HOME="$$(cat .venv/java-home)"
 # code runs in parallel.
 # JDK_JAVA_OPTIONS: tests are short, so a JVM that compiles little beats one that compiles well.
 TEST_THREADS := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=2
+
+# Airflow has an environment of its own, and finds spark-submit and the Python of jobs in ours.
+AIRFLOW = AIRFLOW_HOME="$(CURDIR)/.airflow" AIRFLOW__CORE__DAGS_FOLDER="$(CURDIR)/airflow_dags" \
+	AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__API__HOST=127.0.0.1 AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False \
+	PATH="$(CURDIR)/.venv-airflow/bin:$(CURDIR)/$(BIN):$$PATH" \
+	JAVA_HOME="$$(cat .venv/java-home)" PYSPARK_PYTHON="$(CURDIR)/$(BIN)/python"
 
 UV_INSTALL = UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-300} $(BIN)/uv pip install $$([ -t 2 ] || echo --quiet) \
 	--python $(BIN)/python --constraint constraints.txt --build-constraint constraints.txt
@@ -85,9 +91,17 @@ kafka-down: setup ## stop that broker
 test-kafka: kafka-jars ## test streams from Kafka, with a broker of their own (about 1 minute)
 	@$(RUN) $(TEST_THREADS) python -m pytest tests/stream/test_kafka.py $(ARGS)
 
+airflow: setup .airflow/ready ## start Airflow with our DAGs at http://127.0.0.1:8080; it prints the password of user admin
+	@$(AIRFLOW) airflow standalone
+
+test-airflow: setup .venv-airflow/ready ## run the DAGs for real, on Spark on this machine (ARGS="-k words" selects)
+	@$(RUN) $(TEST_THREADS) python -m pytest tests/dags $(ARGS)
+
 pins: $(BIN)/uv ## complete constraints.txt after a change of dependencies (ARGS=--upgrade moves every version)
 	@UV_CUSTOM_COMPILE_COMMAND="make pins" $(BIN)/uv pip compile pyproject.toml --quiet --all-extras --universal \
 		--python-version 3.10 --no-annotate --no-emit-index-url --no-emit-find-links --output-file constraints.txt $(ARGS)
+	@UV_CUSTOM_COMPILE_COMMAND="make pins" $(BIN)/uv pip compile airflow_dags/requirements.txt --quiet --universal \
+		--python-version 3.10 --no-annotate --no-emit-index-url --no-emit-find-links --output-file constraints-airflow.txt $(ARGS)
 
 ci: ## all checks, as CI runs them
 	@.ci/run
@@ -119,3 +133,17 @@ endif
 	@$(BIN)/python scripts/prepare_spark.py --java-home "$$(cat .venv/java-home)"
 	@touch $@
 	@echo "Ready. To call lakefactor or spark-submit yourself: source $(BIN)/activate"
+
+.venv-airflow/ready: constraints-airflow.txt | $(BIN)/uv
+	@echo "Installing Airflow into .venv-airflow (1 minute, 0.5 GB)"
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python .venv-airflow
+	@$(BIN)/uv pip install --quiet --python .venv-airflow/bin/python --requirement constraints-airflow.txt
+	@touch $@
+
+.airflow/ready: .venv-airflow/ready conf/airflow/connections.json conf/airflow/pools.json
+	@echo "Preparing Airflow's database in .airflow"
+	@mkdir -p .airflow
+	@for command in "db migrate" "connections import --overwrite conf/airflow/connections.json" \
+		"pools import conf/airflow/pools.json" "variables set lakefactor_results $(CURDIR)/.airflow/results"; do \
+		$(AIRFLOW) airflow $$command > .airflow/setup.log 2>&1 || { cat .airflow/setup.log >&2; exit 1; }; done
+	@touch $@
