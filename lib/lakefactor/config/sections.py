@@ -350,6 +350,12 @@ class Evaluate(Section):
         -1e9, description="Held-out interactions of at least this strength count as relevant."
     )
     seed: int = Field(1, ge=0, le=2**63 - 1, description="Seed of random splits.")
+    light_user_max: int = Field(
+        10, ge=1, le=1_000_000, description="Users with at most so many known interactions are light ones (a segment)."
+    )
+    replicates: int = Field(
+        200, ge=0, le=10_000, description="Replicates of the bootstrap, by which figures have intervals; 0: none."
+    )
 
     @model_validator(mode="after")
     def _agree(self) -> Evaluate:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -21,9 +22,10 @@ from lakefactor.log import say
 from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.progress import TrainingProgress
 from lakefactor.spark.catalogue import Catalogue, collect_catalogue
-from lakefactor.spark.measuring import Measured, Subject, measure
+from lakefactor.spark.measuring import Subject, measure
 from lakefactor.spark.splits import Fold, folds
 from lakefactor.spark.tables import Tables
+from lakefactor.spark.tally import ALL, Figure
 from lakefactor.spark.training import Trained, train_interactions
 
 MEAN_FOLD = -1
@@ -90,20 +92,22 @@ def _done(tables: Tables, model_version: str, evaluation_id: str) -> EvaluateRes
     rows = tables.collect("evaluations", {"evaluation_id": evaluation_id}) if tables.exists("evaluations") else []
     if not rows:
         return None
-    columns = ("recommender", "metric", "k", "value", "n")
+    columns = ("recommender", "metric", "segment", "k", "value", "n")
     return EvaluateResult(
         model_version=model_version,
         evaluation_id=evaluation_id,
         split=rows[0]["split"],
         folds=len({row["fold"] for row in rows} - {MEAN_FOLD}),
-        metrics=by_name(Measured(*(row[name] for name in columns)) for row in rows if row["fold"] == MEAN_FOLD),
+        metrics=by_name(Figure(*(row[name] for name in columns)) for row in rows if row["fold"] == MEAN_FOLD),
     )
 
 
-def by_name(measured: Iterable[Measured]) -> dict[str, dict[str, float]]:
-    """Return ``{recommender: {"ndcg_at_10": value, ...}}``."""
+def by_name(measured: Iterable[Figure]) -> dict[str, dict[str, float]]:
+    """Return ``{recommender: {"ndcg_at_10": value, ...}}`` of the figures over all users and items."""
     names: dict[str, dict[str, float]] = defaultdict(dict)
     for figure in measured:
+        if figure.segment != ALL:
+            continue
         names[figure.recommender][metric_name(figure.metric, figure.k)] = figure.value
     return dict(names)
 
@@ -117,7 +121,7 @@ def metric_name(metric: str, k: int) -> str:
     return f"{metric}_at_{k}" if k else metric
 
 
-def _measure_fold(fold: Fold, config: Config) -> list[Measured]:
+def _measure_fold(fold: Fold, config: Config) -> list[Figure]:
     train = fold.train.persist()
     try:
         with TrainingProgress(config.train.iterations, label=f"fold {fold.number + 1}") as progress:
@@ -155,16 +159,26 @@ def _item_mean(train: DataFrame, catalogue: Catalogue) -> np.ndarray:
     return result
 
 
-def _mean(figures: dict[int, list[Measured]]) -> list[Measured]:
-    """Average each figure over the folds that have it."""
-    groups: dict[tuple[str, str, int], list[Measured]] = defaultdict(list)
+def _mean(figures: dict[int, list[Figure]]) -> list[Figure]:
+    """Average each figure, and each of its replicates, over the folds that have it."""
+    groups: dict[tuple[str, str, str, int], list[Figure]] = defaultdict(list)
     for measured in figures.values():
         for figure in measured:
-            groups[figure.recommender, figure.metric, figure.k].append(figure)
+            groups[figure.recommender, figure.metric, figure.segment, figure.k].append(figure)
     return [
-        Measured(*key, value=float(np.mean([f.value for f in group])), n=sum(f.n for f in group))
+        Figure(
+            *key,
+            value=float(np.mean([f.value for f in group])),
+            n=sum(f.n for f in group),
+            replicates=_mean_replicates([f.replicates for f in group]),
+        )
         for key, group in groups.items()
     ]
+
+
+def _mean_replicates(replicates: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Average replicates over folds; none where a fold has none."""
+    return np.mean(replicates, axis=0) if min(map(len, replicates)) else np.empty(0)
 
 
 def _rows(
@@ -173,7 +187,7 @@ def _rows(
     record: ModelRecord,
     config: Config,
     evaluation_id: str,
-    figures: dict[int, list[Measured]],
+    figures: dict[int, list[Figure]],
 ) -> DataFrame:
     now = datetime.now(timezone.utc)
     rows = [
@@ -185,9 +199,11 @@ def _rows(
             "fold": fold,
             "recommender": figure.recommender,
             "metric": figure.metric,
+            "segment": figure.segment,
             "k": figure.k,
             "value": figure.value,
             "n": figure.n,
+            "replicates": figure.replicates.tolist(),
         }
         for fold, measured in [*figures.items(), (MEAN_FOLD, _mean(figures))]
         for figure in measured

@@ -17,8 +17,10 @@ from lakefactor.config import Config, Publish
 from lakefactor.errors import GateRefusedError, TableError
 from lakefactor.pipelines.evaluate import MEAN_FOLD, metric_name
 from lakefactor.pipelines.models import LIVE_NAME, live_version, newest
+from lakefactor.query.lake import Where
 from lakefactor.spark.measuring import MODEL, POPULARITY
 from lakefactor.spark.tables import Tables
+from lakefactor.spark.tally import ALL
 
 LOWER_IS_BETTER = ("rmse", "mae")
 
@@ -133,9 +135,12 @@ def _figures(tables: Tables, metric: str, model_version: str) -> dict[str, tuple
     """Return {recommender: (split, value)} of a version's newest evaluation."""
     if not tables.exists("evaluations"):
         return {}
-    means = tables.read("evaluations").where((F.col("model_version") == model_version) & (F.col("fold") == MEAN_FOLD))
-    rows = means.orderBy(F.asc("evaluated_at"), F.asc("evaluation_id")).collect()
-    return {row.recommender: (row.split, row.value) for row in rows if metric_name(row.metric, row.k) == metric}
+    columns = ("evaluated_at", "evaluation_id", "recommender", "split", "metric", "k", "value")
+    where: Where = {"model_version": model_version, "fold": MEAN_FOLD, "segment": ALL}
+    found = tables.rows("evaluations", columns, where)
+    found = found.sort_by([("evaluated_at", "ascending"), ("evaluation_id", "ascending")])
+    rows = [row for row in found.to_pylist() if metric_name(row["metric"], row["k"]) == metric]
+    return {row["recommender"]: (row["split"], row["value"]) for row in rows}
 
 
 def _replaced_by(tables: Tables, live: str | None) -> str:

@@ -21,6 +21,7 @@ from lakefactor.types import Side
 
 LIVE_NAME = "default"
 MEAN_FOLD = -1
+ALL_SEGMENT = "all"
 
 _MODEL_COLUMNS = (
     "model_version",
@@ -248,7 +249,7 @@ class Reader:
         """Return ``{model_version: {"split": ..., "model": {metric: value}, "popularity": ...}}`` of the newest."""
         if not self._lake.exists("evaluations"):
             return {}
-        means = self._lake.rows("evaluations", _EVALUATION_COLUMNS, {"fold": MEAN_FOLD})
+        means = self._lake.rows("evaluations", _EVALUATION_COLUMNS, {"fold": MEAN_FOLD, "segment": ALL_SEGMENT})
         newest: dict[str, dict[str, Any]] = {}
         for row in means.sort_by([("evaluated_at", "ascending"), ("evaluation_id", "ascending")]).to_pylist():
             known = newest.get(row["model_version"])

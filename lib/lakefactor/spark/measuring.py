@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import Broadcast
 from pyspark.sql import DataFrame
@@ -18,23 +18,12 @@ from lakefactor.errors import InputError
 from lakefactor.factorization.fold_in import FoldIn
 from lakefactor.spark.catalogue import Catalogue, csr_columns, known_only, matrix
 from lakefactor.spark.splits import Fold
+from lakefactor.spark.tally import ALL, SCHEMA, SHOWN, Figure, Masks, Tally, figures
 
 MODEL, POPULARITY = "model", "popularity"
 
 SCORE_BYTES = 32 << 20
 """Memory for the scores of one block of users against the whole catalogue."""
-
-PARTIAL_SCHEMA = "recommender string, metric string, k int, column int, total double, n bigint"
-PARTIAL_ARROW = pa.schema(
-    [
-        ("recommender", pa.string()),
-        ("metric", pa.string()),
-        ("k", pa.int32()),
-        ("column", pa.int32()),
-        ("total", pa.float64()),
-        ("n", pa.int64()),
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -64,18 +53,7 @@ class Subject:
     strength_range: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """One figure: the mean of ``metric`` at cut-off ``k`` (0: none) over ``n`` users, positions or interactions."""
-
-    recommender: str
-    metric: str
-    k: int
-    value: float
-    n: int
-
-
-def measure(fold: Fold, user_factors: DataFrame, subject: Subject, config: Evaluate) -> list[Measured]:
+def measure(fold: Fold, user_factors: DataFrame, subject: Subject, config: Evaluate) -> list[Figure]:
     """Measure the model and the popularity baseline on a fold's test users.
 
     Parameters
@@ -88,9 +66,12 @@ def measure(fold: Fold, user_factors: DataFrame, subject: Subject, config: Evalu
 
     Returns
     -------
-    list of Measured
+    list of Figure
         Rank metrics and AUC over users with at least one relevant test item; RMSE and MAE over all test
-        interactions for explicit models; coverage and mean popularity of what was recommended.
+        interactions for explicit models; coverage, mean popularity and Gini of what was recommended. Each over all
+        users and over segments: users without known interactions (``new_users``), with at most
+        ``evaluate.light_user_max`` (``light_users``), with more (``heavy_users``); rank metrics also of relevant items
+        that are among the most popular (``popular_items``) or not (``tail_items``).
 
     Raises
     ------
@@ -100,19 +81,20 @@ def measure(fold: Fold, user_factors: DataFrame, subject: Subject, config: Evalu
     spark = user_factors.sparkSession
     shared = spark.sparkContext.broadcast(subject)
     try:
-        partials = _users(fold, user_factors).mapInArrow(_block_function(shared, config), PARTIAL_SCHEMA)
-        by_figure = partials.groupBy("recommender", "metric", "k").agg(
-            F.sum("total").alias("total"), F.sum("n").alias("n"), F.countDistinct("column").alias("columns")
-        )
-        rows = by_figure.collect()
+        partials = _users(fold, user_factors).mapInArrow(_block_function(shared, config), SCHEMA)
+        keys = ("recommender", "metric", "segment", "k", "column")
+        sums = partials.groupBy(*keys).agg(F.sum("total").alias("total"), F.sum("n").alias("n")).toArrow()
     finally:
         shared.destroy()
-    if not rows:
+    if not sums.num_rows:
         raise InputError(
             f"the {config.split} split leaves nothing to test on; "
             "raise evaluate.holdout_fraction or choose another evaluate.split"
         )
-    return sorted(_figures(rows, len(subject.catalogue.ids)), key=lambda m: (m.recommender, m.metric, m.k))
+    is_shown = pc.equal(sums["metric"], SHOWN)
+    found = [*figures(sums.filter(pc.invert(is_shown)))]
+    found += _of_catalogue(sums.filter(is_shown), len(subject.catalogue.ids))
+    return sorted(found, key=lambda figure: (figure.recommender, figure.metric, figure.segment, figure.k))
 
 
 def _users(fold: Fold, user_factors: DataFrame) -> DataFrame:
@@ -126,7 +108,7 @@ def _users(fold: Fold, user_factors: DataFrame) -> DataFrame:
     return (
         test.join(known, "user_id", "left")
         .join(user_factors.select("user_id", "factors", "bias"), "user_id", "left")
-        .select("test_items", "test_strengths", "known_items", "known_strengths", "factors", "bias")
+        .select("user_id", "test_items", "test_strengths", "known_items", "known_strengths", "factors", "bias")
     )
 
 
@@ -134,74 +116,42 @@ def _block_function(
     shared: Broadcast[Subject], config: Evaluate
 ) -> Callable[[Iterable[pa.RecordBatch]], Iterable[pa.RecordBatch]]:
     def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        from lakefactor.metrics.prequential import popular_items
+
         subject = shared.value
-        tally = Tally(config.ks)
+        tally = Tally(config.ks, config.replicates)
+        is_popular = popular_items(subject.catalogue.n_entries)
+        item_segments = {"popular_items": is_popular, "tail_items": ~is_popular}
         block_rows = max(1, SCORE_BYTES // (4 * len(subject.catalogue.ids)))
         for batch in batches:
             for start in range(0, batch.num_rows, block_rows):
-                _measure_block(batch.slice(start, block_rows), subject, config, tally)
+                _measure_block(batch.slice(start, block_rows), subject, config, item_segments, tally)
         yield from tally.rows()
 
     return on_partition
 
 
-class Tally:
-    """Running sums of one partition."""
-
-    def __init__(self, ks: Sequence[int]) -> None:
-        self.ks = ks
-        self.sums: defaultdict[tuple[str, str, int], NDArray[np.float64]] = defaultdict(lambda: np.zeros(2))
-        self.shown: dict[tuple[str, int], NDArray[np.bool_]] = {}
-
-    def add(self, recommender: str, metric: str, k: int, values: NDArray[np.float64]) -> None:
-        """Add one value per user; NaN means that the metric says nothing about that user."""
-        said = ~np.isnan(values)
-        self.sums[recommender, metric, k] += (values[said].sum(), said.sum())
-
-    def show(self, recommender: str, k: int, ranked: NDArray[np.int32], popularity: NDArray[np.int64]) -> None:
-        """Note which items the first k positions hold, and how popular they are."""
-        columns = ranked[:, :k]
-        columns = columns[columns >= 0]
-        self.sums[recommender, "mean_popularity", k] += (popularity[columns].sum(), len(columns))
-        seen = self.shown.setdefault((recommender, k), np.zeros(len(popularity), dtype=bool))
-        seen[columns] = True
-
-    def rows(self) -> Iterator[pa.RecordBatch]:
-        """Yield the sums, and one row per item shown."""
-        if self.sums:
-            records = [
-                {"recommender": r, "metric": m, "k": k, "total": total, "n": int(n)}
-                for (r, m, k), (total, n) in self.sums.items()
-            ]
-            yield pa.RecordBatch.from_pylist(records, schema=PARTIAL_ARROW)
-        for (recommender, k), seen in self.shown.items():
-            columns = np.flatnonzero(seen).astype(np.int32)
-            n = len(columns)
-            arrays = [
-                pa.array([recommender] * n, pa.string()),
-                pa.array(["coverage"] * n, pa.string()),
-                pa.array(np.full(n, k, np.int32)),
-                pa.array(columns),
-                pa.nulls(n, pa.float64()),
-                pa.nulls(n, pa.int64()),
-            ]
-            yield pa.record_batch(arrays, schema=PARTIAL_ARROW)
-
-
-def _measure_block(batch: pa.RecordBatch, subject: Subject, config: Evaluate, tally: Tally) -> None:
-    from lakefactor.metrics import error_sums
+def _measure_block(
+    batch: pa.RecordBatch, subject: Subject, config: Evaluate, item_segments: Masks, tally: Tally
+) -> None:
+    from lakefactor.kernels import hash_ids
+    from lakefactor.metrics.bootstrap import poisson_counts
 
     catalogue = subject.catalogue
     test_indptr, test_columns, (actual,) = csr_columns(batch["test_items"], catalogue, batch["test_strengths"])
     known = known_only(*_flat(csr_columns(batch["known_items"], catalogue, batch["known_strengths"])))
     factors, bias = _user_side(batch, subject, known)
     relevant = _where(test_indptr, test_columns, actual >= config.relevant_min_value)
+    n_known = pc.fill_null(pc.list_value_length(batch["known_items"]), 0).to_numpy(zero_copy_only=False)
+    is_new, is_light = n_known == 0, n_known <= config.light_user_max
+    segments = {"new_users": is_new, "light_users": ~is_new & is_light, "heavy_users": ~is_light}
+    tally.begin(poisson_counts(hash_ids(batch["user_id"]), config.replicates), segments)
 
     scores = factors @ catalogue.factors.T
     scores += catalogue.bias
-    _measure_ranking(MODEL, scores, known, relevant, catalogue, tally)
+    _measure_ranking(MODEL, scores, known, relevant, catalogue, item_segments, tally)
     popularity = np.tile(catalogue.n_entries.astype(np.float32), (len(factors), 1))
-    _measure_ranking(POPULARITY, popularity, known, relevant, catalogue, tally)
+    _measure_ranking(POPULARITY, popularity, known, relevant, catalogue, item_segments, tally)
     if subject.rated:
         users = np.repeat(np.arange(len(factors)), np.diff(test_indptr))
         inside = test_columns >= 0
@@ -212,9 +162,10 @@ def _measure_block(batch: pa.RecordBatch, subject: Subject, config: Evaluate, ta
         baseline = np.full(len(actual), subject.mean)
         baseline[inside] = subject.item_mean[columns]
         for name, ratings in ((MODEL, predicted), (POPULARITY, baseline)):
-            errors = error_sums(np.clip(ratings, *subject.strength_range), actual)
-            tally.sums[name, "rmse", 0] += (errors.squared, errors.n)
-            tally.sums[name, "mae", 0] += (errors.absolute, errors.n)
+            errors = np.clip(ratings, *subject.strength_range).astype(np.float64) - actual
+            for metric, parts in (("rmse", errors**2), ("mae", np.abs(errors))):
+                totals = np.bincount(users, parts, len(factors))
+                tally.add_sums(name, metric, 0, totals, np.diff(test_indptr))
 
 
 def _flat(csr: tuple) -> tuple:
@@ -246,7 +197,13 @@ def _where(
 
 
 def _measure_ranking(
-    name: str, scores: NDArray[np.float32], known: tuple, relevant: tuple, catalogue: Catalogue, tally: Tally
+    name: str,
+    scores: NDArray[np.float32],
+    known: tuple,
+    relevant: tuple,
+    catalogue: Catalogue,
+    item_segments: Masks,
+    tally: Tally,
 ) -> None:
     from lakefactor.kernels import top_k
     from lakefactor.metrics import auc, auc_at_k, rank_metrics
@@ -256,18 +213,26 @@ def _measure_ranking(
     scores[seen_users, known[1]] = -np.inf
     _, ranked = top_k(scores, max(tally.ks))
     n_candidates = scores.shape[1] - np.diff(known[0])
-    figures = rank_metrics(ranked, relevant[0], relevant[1], tally.ks)
-    figures |= auc_at_k(ranked, relevant[0], relevant[1], n_candidates, tally.ks)
-    for (metric, k), values in figures.items():
+    found = rank_metrics(ranked, relevant[0], relevant[1], tally.ks)
+    found |= auc_at_k(ranked, relevant[0], relevant[1], n_candidates, tally.ks)
+    for (metric, k), values in found.items():
         tally.add(name, metric, k, values)
+    for segment, inside in item_segments.items():
+        some = _where(relevant[0], relevant[1], (relevant[1] >= 0) & inside[relevant[1]])
+        for (metric, k), values in rank_metrics(ranked, *some, tally.ks).items():
+            tally.add_segment(segment, name, metric, k, values)
     for k in tally.ks:
         tally.show(name, k, ranked, catalogue.n_entries)
 
 
-def _figures(rows: list, catalogue_size: int) -> Iterator[Measured]:
-    for row in rows:
-        if row.metric == "coverage":
-            yield Measured(row.recommender, row.metric, row.k, row.columns / catalogue_size, catalogue_size)
-        elif row.n:
-            mean = row.total / row.n
-            yield Measured(row.recommender, row.metric, row.k, mean**0.5 if row.metric == "rmse" else mean, row.n)
+def _of_catalogue(shown: pa.Table, catalogue_size: int) -> Iterator[Figure]:
+    """Return what the lists do to the catalogue, from how often they show each item."""
+    from lakefactor.metrics import coverage, exposure_gini
+
+    keys = set(zip(shown["recommender"].to_pylist(), shown["k"].to_pylist(), strict=True))
+    for recommender, k in keys:
+        mine = shown.filter(pc.and_(pc.equal(shown["recommender"], recommender), pc.equal(shown["k"], k)))
+        counts = np.zeros(catalogue_size, np.int64)
+        counts[mine["column"].to_numpy()] = mine["n"].to_numpy()
+        for metric, value in (("coverage", coverage(counts)), ("exposure_gini", exposure_gini(counts))):
+            yield Figure(recommender, metric, ALL, k, value, catalogue_size)

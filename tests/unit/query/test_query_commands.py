@@ -47,6 +47,7 @@ def lake(write: Callable[..., None]) -> None:
                 "fold": -1,
                 "recommender": recommender,
                 "metric": metric,
+                "segment": "all",
                 "k": k,
                 "value": value,
             }

@@ -247,14 +247,16 @@ def test_history_is_newest_first_and_untimed_last(reader: Reader, write: WriteTa
 
 @pytest.mark.usefixtures("lake")
 def test_models_carry_the_means_of_their_newest_evaluation(reader: Reader, write: WriteTable) -> None:
-    def measured(evaluation: str, day: int, fold: int, recommender: str, value: float) -> list[dict[str, object]]:
+    def measured(
+        evaluation: str, day: int, fold: int, recommender: str, value: float, segment: str = "all"
+    ) -> list[dict[str, object]]:
         head = {
             "model_version": LIVE,
             "evaluation_id": evaluation,
             "evaluated_at": at(day),
             "split": f"of {evaluation}",
         }
-        figures = {"fold": fold, "recommender": recommender, "value": value}
+        figures = {"fold": fold, "recommender": recommender, "value": value, "segment": segment}
         return [head | figures | {"metric": "ndcg", "k": 10}, head | figures | {"metric": "rmse", "k": 0}]
 
     write(
@@ -262,6 +264,7 @@ def test_models_carry_the_means_of_their_newest_evaluation(reader: Reader, write
         measured("second", 22, -1, "model", 0.5)
         + measured("second", 22, -1, "popularity", 0.25)
         + measured("second", 22, 0, "model", 0.125)
+        + measured("second", 22, -1, "model", 0.0625, "new_users")
         + measured("first", 21, -1, "model", 0.75),
     )
     shown = ["live", "model_version", "created_at", "algorithm", "rank", "n_users", "split", "metrics", "popularity"]
