@@ -10,7 +10,7 @@ import pytest
 
 from lakefactor.config import Config
 from lakefactor.errors import GateRefusedError, InputError, TableError, UnknownIdError
-from lakefactor.pipelines import evaluate, publish, recommend, train
+from lakefactor.pipelines import compare, evaluate, publish, recommend, train
 from lakefactor.spark.splits import folds
 from lakefactor.testing.tables import taste_groups, write_interactions
 
@@ -182,6 +182,29 @@ def test_publish_gate_flip_and_rollback(spark, small):
         (first, "rollback"),
     ]
     assert recommend.run(spark, small).model_version == first
+
+
+def test_a_comparison_sees_who_gains_and_who_loses(spark, small):
+    """A model that cannot tell the groups apart is worse for everyone; one beside itself is neither."""
+    tables = write_interactions(spark, small, GROUPS)
+    good = train.run(spark, small).model_version
+    poor = train.run(spark, updated(small, model={"rank": 1, "alpha": 0.01, "user_reg": 100.0, "item_reg": 100.0}))
+    found = compare.run(spark, small, good, poor.model_version)
+    rows = {(row.segment, row.metric): row for row in found.differences}
+    whole = rows["all", "ndcg_at_3"]
+    assert (whole.verdict, whole.champion > whole.challenger) == ("worse", True)
+    assert whole.low < whole.challenger - whole.champion < whole.high < 0
+    assert rows["all", "coverage_at_3"].verdict == ""
+    assert {segment for segment, _ in rows} >= {"all", "light_users", "popular_items", "tail_items"}
+    figures = evaluate.run(spark, small, good).metrics["model"]
+    assert {name: rows["all", name].champion for name in figures} == pytest.approx(figures)
+
+    same = compare.run(spark, small, good, good)
+    assert {row.verdict for row in same.differences} <= {"unclear", ""}
+    assert all(row.low in (0.0, None) and row.high in (0.0, None) for row in same.differences)
+    with pytest.raises(TableError, match="no model is live; name the version to compare with"):
+        compare.run(spark, small)
+    assert tables.read("evaluations").select("evaluation_id").distinct().count() == 2
 
 
 def test_nothing_to_roll_back_to(spark, small):

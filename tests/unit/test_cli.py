@@ -26,7 +26,7 @@ from lakefactor.errors import GateRefusedError, InputError, RankFailedError, Set
 
 CHECKOUT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))
-COMMANDS = ("ingest", "interactions", "train", "evaluate", "publish", "recommend", "stream", "demo")
+COMMANDS = ("ingest", "interactions", "train", "evaluate", "compare", "publish", "recommend", "stream", "demo")
 
 Run = Callable[..., Any]
 
@@ -98,6 +98,8 @@ def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
         (["interactions"], {}),
         (["evaluate"], {"model_version": None}),
         (["evaluate", "--model-version", "v1"], {"model_version": "v1"}),
+        (["compare"], {"champion": None, "challenger": None}),
+        (["compare", "v1", "v2"], {"champion": "v1", "challenger": "v2"}),
         (["publish"], {"model_version": None, "rollback": False}),
         (["publish", "--model-version", "v1"], {"model_version": "v1", "rollback": False}),
         (["publish", "--rollback"], {"model_version": None, "rollback": True}),
@@ -118,6 +120,7 @@ def test_options_reach_the_pipeline(calls: Calls, line: list[str], arguments: di
         ("interactions", {}),
         ("train", {}),
         ("evaluate", {"model_version": None}),
+        ("compare", {"champion": "v1", "challenger": None}),
         ("publish", {"model_version": None, "rollback": False}),
         ("recommend", {"model_version": None}),
         ("demo", {"events": None}),

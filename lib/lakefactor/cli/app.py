@@ -111,6 +111,22 @@ def evaluate(
     run_job("evaluate", config, overrides, debug, result, model_version=model_version)
 
 
+@app.command(epilog=_sections("evaluate"))
+def compare(
+    champion: Annotated[str | None, typer.Argument(metavar="[A]", help="Model version; without: the live one.")] = None,
+    challenger: Annotated[str | None, typer.Argument(metavar="[B]", help="Model version; without: the newest.")] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
+) -> None:
+    """Compare two model versions, A and B, on the same users of the same split, over everyone and over segments.
+
+    Both configurations are trained and measured on the interactions that B was trained on, unless that has been done.
+    """
+    run_job("compare", config, overrides, debug, result, champion=champion, challenger=challenger)
+
+
 @app.command(epilog=_sections("publish"))
 def publish(
     model_version: ModelVersion = None,

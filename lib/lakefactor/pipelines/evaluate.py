@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import datetime, timezone
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config, canonical_json, digest
 from lakefactor.errors import ConfigError
 from lakefactor.log import say
-from lakefactor.pipelines.models import ModelRecord, newest
+from lakefactor.pipelines.models import newest
 from lakefactor.pipelines.progress import TrainingProgress
 from lakefactor.spark.catalogue import Catalogue, collect_catalogue
 from lakefactor.spark.measuring import Subject, measure
@@ -43,7 +44,9 @@ class EvaluateResult(BaseModel):
     metrics: dict[str, dict[str, float]]
 
 
-def run(spark: SparkSession, config: Config, model_version: str | None = None) -> EvaluateResult:
+def run(
+    spark: SparkSession, config: Config, model_version: str | None = None, interactions_version: int | None = None
+) -> EvaluateResult:
     """Evaluate the configuration of a model version (default: the newest) by the configured split, once.
 
     Parameters
@@ -52,11 +55,13 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
     config : Config
         ``evaluate`` and ``tables`` are used; ``model``, ``train`` and ``sgd`` come from the model version.
     model_version : str or None
+    interactions_version : int, optional
+        Of `interactions`, to train and test on; None: the one that the model version was trained on.
 
     Raises
     ------
     TableError
-        There is no such model version, or its interactions version is gone.
+        There is no such model version, or the interactions version is gone.
     ConfigError
         The split is ``user_holdout`` and the model is one that no row can be folded into.
     InputError
@@ -70,14 +75,23 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
             "evaluate.split is user_holdout, which folds users in by least squares, but model.algorithm is sgd; "
             "choose another evaluate.split"
         )
-    evaluation_id = digest(record.model_version, canonical_json(config.evaluate))[:16]
+    if interactions_version is None:
+        interactions_version = record.interactions_version
+    evaluation_id = digest(record.model_version, str(interactions_version), canonical_json(config.evaluate))[:16]
     if done := _done(tables, record.model_version, evaluation_id):
         say(f"model version {record.model_version} has been evaluated in this way before")
         return done
-    interactions = tables.read("interactions", record.interactions_version)
+    interactions = tables.read("interactions", interactions_version)
     figures = {fold.number: _measure_fold(fold, as_trained) for fold in folds(interactions, config.evaluate)}
     tables.ensure("evaluations")
-    tables.append("evaluations", _rows(spark, tables, record, config, evaluation_id, figures), txn=(evaluation_id, 0))
+    facts = {
+        "model_version": record.model_version,
+        "evaluation_id": evaluation_id,
+        "evaluated_at": datetime.now(timezone.utc),
+        "split": config.evaluate.split,
+        "interactions_version": interactions_version,
+    }
+    tables.append_rows("evaluations", _rows(facts, figures), txn=(evaluation_id, 0))
     return EvaluateResult(
         model_version=record.model_version,
         evaluation_id=evaluation_id,
@@ -181,21 +195,11 @@ def _mean_replicates(replicates: list[NDArray[np.float64]]) -> NDArray[np.float6
     return np.mean(replicates, axis=0) if min(map(len, replicates)) else np.empty(0)
 
 
-def _rows(
-    spark: SparkSession,
-    tables: Tables,
-    record: ModelRecord,
-    config: Config,
-    evaluation_id: str,
-    figures: dict[int, list[Figure]],
-) -> DataFrame:
-    now = datetime.now(timezone.utc)
-    rows = [
-        {
-            "model_version": record.model_version,
-            "evaluation_id": evaluation_id,
-            "evaluated_at": now,
-            "split": config.evaluate.split,
+def _rows(facts: dict[str, Any], figures: dict[int, list[Figure]]) -> list[dict[str, Any]]:
+    """Return rows of `evaluations`: of every fold, and of their mean."""
+    return [
+        facts
+        | {
             "fold": fold,
             "recommender": figure.recommender,
             "metric": figure.metric,
@@ -208,4 +212,3 @@ def _rows(
         for fold, measured in [*figures.items(), (MEAN_FOLD, _mean(figures))]
         for figure in measured
     ]
-    return spark.createDataFrame(rows, tables.read("evaluations").schema)

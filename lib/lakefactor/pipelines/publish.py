@@ -15,14 +15,13 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config, Publish
 from lakefactor.errors import GateRefusedError, TableError
+from lakefactor.pipelines.compare import LOWER_IS_BETTER
 from lakefactor.pipelines.evaluate import MEAN_FOLD, metric_name
 from lakefactor.pipelines.models import LIVE_NAME, live_version, newest
 from lakefactor.query.lake import Where
 from lakefactor.spark.measuring import MODEL, POPULARITY
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.tally import ALL
-
-LOWER_IS_BETTER = ("rmse", "mae")
 
 
 class PublishResult(BaseModel):
