@@ -5,24 +5,14 @@ Depends on errors alone; must not import Spark, torch or tables.
 
 from __future__ import annotations
 
+from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
 from lakefactor.config.loading import load
+from lakefactor.config.model_sections import Model, Sgd, Train
+from lakefactor.config.operation_sections import Evaluate, Publish, Recommend
 from lakefactor.config.record import canonical_json, digest, recorded
-from lakefactor.config.sections import (
-    Config,
-    Evaluate,
-    Ingest,
-    Interactions,
-    Model,
-    Publish,
-    Recommend,
-    Section,
-    Sgd,
-    Spark,
-    Stream,
-    Synthetic,
-    Tables,
-    Train,
-)
+from lakefactor.config.section import Section
+from lakefactor.config.sections import Config
+from lakefactor.config.stream_section import Stream
 
 __all__ = [
     "Config",

@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from lakefactor.config.sections import Config, Section
+from lakefactor.config.section import Section
+from lakefactor.config.sections import Config
 
 
 @cache

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 
-from lakefactor.config.sections import Config, Section
+from lakefactor.config.section import Section
+from lakefactor.config.sections import Config
 
 
 def canonical_json(config: Section) -> str:
     """Return the one JSON text of equal configurations: every key, sorted, without blanks.
 
-    >>> from lakefactor.config.sections import Interactions
+    >>> from lakefactor.config import Interactions
     >>> canonical_json(Interactions())
     '{"half_life_days":0.0,"log_scale":0.0}'
     """

@@ -6,7 +6,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from lakefactor.config import Sgd, Stream
-from lakefactor.config.sections import Optimizer
+from lakefactor.config.model_sections import Optimizer
 from lakefactor.factorization.live_model import LiveModel
 from lakefactor.factorization.row_entries import (
     Entries,

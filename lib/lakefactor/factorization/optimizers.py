@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lakefactor.config import Sgd
-from lakefactor.config.sections import Optimizer
+from lakefactor.config.model_sections import Optimizer
 
 RowState = dict[str, Tensor]
 """Named arrays with one row for each row of factors."""

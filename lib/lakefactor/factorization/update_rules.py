@@ -37,7 +37,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lakefactor.config import Stream
-from lakefactor.config.sections import Optimizer, Rule
+from lakefactor.config.model_sections import Optimizer
+from lakefactor.config.stream_section import Rule
 from lakefactor.errors import ConfigError, ShapeError
 from lakefactor.factorization.gradient_step import step
 from lakefactor.factorization.live_model import LiveModel

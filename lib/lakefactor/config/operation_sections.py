@@ -1,0 +1,72 @@
+"""Sections on what is done with a model: measured, published, read."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from lakefactor.config.section import Finite, Section, refuse
+
+
+class Evaluate(Section):
+    """How a model is measured on data that it was not trained on."""
+
+    split: Literal["k_fold", "random_holdout", "leave_last_out", "global_time", "user_holdout"] = Field(
+        "global_time",
+        description="`k_fold` over interactions, `random_holdout` per user, each user's last (`leave_last_out`), "
+        "the newest of all (`global_time`), or whole users that are only folded in (`user_holdout`).",
+    )
+    folds: int = Field(5, ge=2, le=100, description="Folds of `k_fold`; every fold is trained and measured.")
+    holdout_fraction: float = Field(
+        0.2,
+        gt=0,
+        lt=1,
+        description="Share of interactions (or users) held out, except for `k_fold` and `leave_last_out`.",
+    )
+    ks: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        (5, 10, 20), min_length=1, description="Cut-offs k of the ranking metrics."
+    )
+    relevant_min_value: Finite = Field(
+        -1e9, description="Held-out interactions of at least this strength count as relevant."
+    )
+    seed: int = Field(1, ge=0, le=2**63 - 1, description="Seed of random splits.")
+    light_user_max: int = Field(
+        10, ge=1, le=1_000_000, description="Users with at most so many known interactions are light ones (a segment)."
+    )
+    replicates: int = Field(
+        200, ge=0, le=10_000, description="Replicates of the bootstrap, by which figures have intervals; 0: none."
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Evaluate:
+        twice = len(set(self.ks)) < len(self.ks)
+        return refuse(self, [f"evaluate.ks names a cut-off twice: {list(self.ks)}"] if twice else [])
+
+
+class Publish(Section):
+    """The quality gate in front of `live_model`."""
+
+    metric: str = Field(
+        "ndcg_at_10",
+        pattern=r"^[a-z0-9_]+$",
+        description="Metric that the gate compares (rmse and mae: lower is better).",
+    )
+    beat_popularity: bool = Field(True, description="Refuse a model that is no better than the popularity baseline.")
+    max_relative_loss: float = Field(
+        0.05, ge=0, le=1, description="Refuse a model that is worse than the live one by more than this share."
+    )
+    require_evaluation: bool = Field(True, description="Refuse a model without a recorded evaluation.")
+
+
+class Recommend(Section):
+    """Top-N lists and similar items."""
+
+    n: int = Field(20, ge=1, le=10_000, description="Items per user.")
+    exclude_seen: bool = Field(True, description="Leave out items that the user has interacted with.")
+    users: tuple[str, ...] = Field((), description="Only these users; empty: all users.")
+    allow_items: tuple[str, ...] = Field((), description="Recommend only these items; empty: all.")
+    deny_items: tuple[str, ...] = Field((), description="Never recommend these items.")
+    similar_n: int = Field(20, ge=0, le=10_000, description="Similar items kept per item; 0 leaves the table alone.")
+    user_block_rows: int = Field(1024, ge=1, le=1_000_000, description="Users scored in one matrix product (rows).")
+    item_block_rows: int = Field(8192, ge=1, le=10_000_000, description="Items scored in one matrix product (rows).")
