@@ -26,7 +26,10 @@ from lakefactor.errors import GateRefusedError, InputError, RankFailedError, Set
 
 CHECKOUT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))
-COMMANDS = ("ingest", "interactions", "train", "evaluate", "compare", "publish", "recommend", "stream", "demo")
+COMMANDS = (
+    *("ingest", "interactions", "train", "evaluate", "compare", "gate", "publish", "quality"),
+    *("recommend", "stream", "demo"),
+)
 
 Run = Callable[..., Any]
 

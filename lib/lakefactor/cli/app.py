@@ -10,7 +10,7 @@ import typer
 
 from lakefactor import __version__
 from lakefactor.cli import query
-from lakefactor.cli.errors import exit_statuses, reported
+from lakefactor.cli.errors import NOT_CALLED_FOR, exit_statuses, reported
 from lakefactor.cli.options import ConfigFile, Debug, ModelVersion, Overrides, Result
 from lakefactor.cli.output import print_json
 from lakefactor.cli.running import run_job
@@ -143,6 +143,42 @@ def publish(
     Without --model-version: the newest version. A refusal is recorded in `decisions` and ends with exit status 6.
     """
     run_job("publish", config, overrides, debug, result, model_version=model_version, rollback=rollback)
+
+
+@app.command(epilog=_sections("publish"))
+def gate(
+    model_version: ModelVersion = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
+) -> None:
+    """Say whether a model version may become the live one; nothing is published.
+
+    Without --model-version: the newest version. A refusal is recorded in `decisions` and ends with exit status 6.
+    `publish` asks the same gate.
+    """
+    run_job("gate", config, overrides, debug, result, model_version=model_version)
+
+
+@app.command(epilog=_sections("quality"))
+def quality(
+    exit_code: Annotated[
+        bool,
+        typer.Option("--exit-code", help=f"End with status {NOT_CALLED_FOR} where no retraining is called for."),
+    ] = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
+) -> None:
+    """Look at what the stream says of the live model: go back if it is worse than the one before, tell of drift.
+
+    A rollback is recorded in `decisions`. Whether drift calls for a retraining is in the result.
+    """
+    found = run_job("quality", config, overrides, debug, result)
+    if exit_code and not found["retrain"]:
+        raise typer.Exit(NOT_CALLED_FOR)
 
 
 @app.command(epilog=_sections("recommend"))

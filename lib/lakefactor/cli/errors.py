@@ -12,7 +12,7 @@ import typer
 from lakefactor.errors import InputError, LakefactorError, SetupError
 from lakefactor.log import say
 
-UNEXPECTED, INTERRUPTED = 1, 130
+UNEXPECTED, NOT_CALLED_FOR, INTERRUPTED = 1, 8, 130
 
 _HINTS = {
     "OutOfMemoryError": "memory ran out; raise spark.driver_memory (spark-submit: --driver-memory, --executor-memory)",
@@ -109,7 +109,8 @@ def exit_statuses() -> str:
     kinds = {kind.exit_code: kind for kind in _tree(LakefactorError) if kind.exit_code != UNEXPECTED}
     meanings = {code: str(kind.__doc__).splitlines()[0].rstrip(".").replace("``", "") for code, kind in kinds.items()}
     known = [f"{code} {meanings[code][0].lower()}{meanings[code][1:]}" for code in sorted(meanings)]
-    return "; ".join(["0 done", "1 unexpected", *known, "130 interrupted"])
+    known += [f"{NOT_CALLED_FOR} what --exit-code asks for is not called for", f"{INTERRUPTED} interrupted"]
+    return "; ".join(["0 done", f"{UNEXPECTED} unexpected", *known])
 
 
 def _tree(kind: type[LakefactorError]) -> list[type[LakefactorError]]:

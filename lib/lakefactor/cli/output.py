@@ -26,10 +26,13 @@ def json_text(value: Any) -> str:
 
 
 def print_summary(stem: str, result: dict[str, Any]) -> None:
-    """Print a result record for people: its plain fields, then a table for each group of figures."""
+    """Print a result record for people: its plain fields, then a table for each group of figures.
+
+    Rows are left out: a pipeline that finds some shows them itself.
+    """
     from lakefactor.query.render import text_table
 
-    fields = {name: value for name, value in result.items() if not isinstance(value, dict)}
+    fields = {name: value for name, value in result.items() if not isinstance(value, dict) and not _is_table(value)}
     if fields:
         rows = [{"field": name.replace("_", " "), "value": value} for name, value in fields.items()]
         show(text_table(rows, stem, header=False))
@@ -37,6 +40,10 @@ def print_summary(stem: str, result: dict[str, Any]) -> None:
         if isinstance(value, dict) and value:
             grouped = isinstance(next(iter(value.values())), dict)
             show(text_table(_figures(value), f"{stem}: {name.replace('_', ' ')}", header=grouped))
+
+
+def _is_table(value: Any) -> bool:
+    return isinstance(value, list) and any(isinstance(row, dict) for row in value)
 
 
 def _figures(groups: dict[str, Any]) -> list[dict[str, Any]]:

@@ -31,8 +31,8 @@ def run_job(
     debug: bool,
     result: str | None,
     **arguments: Any,
-) -> None:
-    """Run a pipeline in a Spark session, and print what it did.
+) -> dict[str, Any]:
+    """Run a pipeline in a Spark session, print what it did, and return that.
 
     Parameters
     ----------
@@ -67,6 +67,7 @@ def run_job(
         if result is not None:
             write_result(result, record)
         print_json(record)
+    return record
 
 
 @contextmanager

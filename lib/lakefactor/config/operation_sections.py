@@ -56,7 +56,53 @@ class Publish(Section):
     max_relative_loss: float = Field(
         0.05, ge=0, le=1, description="Refuse a model that is worse than the live one by more than this share."
     )
+    max_segment_loss: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Refuse a model that is worse than the live one by more than this share for a segment of users or "
+        "items: surely, by the 95 % interval, and both measured on the same interactions.",
+    )
+    min_coverage: float = Field(
+        0.0, ge=0, le=1, description="Refuse a model whose lists show a smaller share of the items (`coverage_at_k`)."
+    )
+    max_exposure_gini: float = Field(
+        1.0, ge=0, le=1, description="Refuse a model whose lists show items more unequally (`exposure_gini_at_k`)."
+    )
+    max_popularity: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Refuse a model whose lists are more popular than this share of the popularity of the most popular "
+        "items (`mean_popularity_at_k`).",
+    )
     require_evaluation: bool = Field(True, description="Refuse a model without a recorded evaluation.")
+
+
+class Quality(Section):
+    """The live model under watch: when to go back, and when to train again."""
+
+    metric: str = Field(
+        "ndcg_at_10",
+        pattern=r"^(recall_at_[0-9]+|ndcg_at_[0-9]+|rmse)(\.[a-z_]+)?$",
+        description="Prequential metric in `stream_ledger` (its cut-off is `stream.watch_k`), as `recall_at_10` or "
+        "`rmse`; of a segment as `recall_at_10.new_users`.",
+    )
+    window: int = Field(
+        30, ge=1, le=1_000_000, description="Micro-batches of each of two versions whose means are compared."
+    )
+    max_relative_loss: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Go back where the live model is worse than the one before by more than so much.",
+    )
+    cool_down: int = Field(
+        30,
+        ge=0,
+        le=1_000_000,
+        description="Micro-batches that a published model is given before drift calls for another training.",
+    )
 
 
 class Recommend(Section):

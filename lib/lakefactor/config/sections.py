@@ -13,7 +13,7 @@ from pydantic import model_validator
 
 from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
 from lakefactor.config.model_sections import Feedback, Model, Sgd, Train
-from lakefactor.config.operation_sections import Evaluate, Publish, Recommend
+from lakefactor.config.operation_sections import Evaluate, Publish, Quality, Recommend
 from lakefactor.config.section import Section, refuse
 from lakefactor.config.stream_section import Stream
 
@@ -33,6 +33,7 @@ class Config(Section):
     sgd: Sgd = Sgd()
     evaluate: Evaluate = Evaluate()
     publish: Publish = Publish()
+    quality: Quality = Quality()
     recommend: Recommend = Recommend()
     stream: Stream = Stream()
     synthetic: Synthetic = Synthetic()

@@ -9,26 +9,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 from pyspark.sql import SparkSession
 from rich.table import Table
 
 from lakefactor.config import Config
-from lakefactor.errors import TableError
-from lakefactor.log import show
-from lakefactor.metrics.bootstrap import interval
+from lakefactor.log import say, show
 from lakefactor.pipelines import evaluate
+from lakefactor.pipelines.evaluations import LOWER_IS_BETTER, Evaluation, Measured, evaluation
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.measuring import MODEL
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.tally import ALL
 
-LOWER_IS_BETTER = ("rmse", "mae")
 UNVALUED = ("coverage", "exposure_gini", "mean_popularity")
 """Metrics of which more is neither better nor worse: what they should be is for people to say."""
-
-LEVEL = 0.95
 
 
 class Difference(BaseModel):
@@ -59,11 +54,11 @@ class Difference(BaseModel):
 
 
 class CompareResult(BaseModel):
-    """Every figure that both have."""
+    """Every figure that both have; none where no model is live and no champion was named."""
 
     model_config = ConfigDict(frozen=True)
 
-    champion: str
+    champion: str | None
     challenger: str
     split: str
     interactions_version: int
@@ -88,7 +83,7 @@ def run(
     Raises
     ------
     TableError
-        There is no such version, or no champion was named and none is live.
+        There is no such version.
     ConfigError, InputError
         As :func:`lakefactor.pipelines.evaluate.run`.
     """
@@ -96,55 +91,41 @@ def run(
     new = newest(tables, challenger)
     old = champion or live_version(tables)
     if old is None:
-        raise TableError("no model is live; name the version to compare with")
-    known = newest(tables, old)
-    evaluations = [
-        evaluate.run(spark, config, version, new.interactions_version).evaluation_id
-        for version in (known.model_version, new.model_version)
-    ]
+        say("no model is live yet, so there is nothing to compare with")
+    versions = [newest(tables, version).model_version for version in (old, new.model_version) if version]
+    evaluations = [evaluate.run(spark, config, version, new.interactions_version).evaluation_id for version in versions]
     result = CompareResult(
-        champion=known.model_version,
+        champion=old,
         challenger=new.model_version,
         split=config.evaluate.split,
         interactions_version=new.interactions_version,
-        differences=differences(tables, *evaluations),
+        differences=differences(*(evaluation(tables, name) for name in evaluations)) if old else [],
     )
-    show(_table(result))
+    if old:
+        show(_table(result))
     return result
 
 
-def differences(tables: Tables, champion: str, challenger: str) -> list[Difference]:
-    """Return every figure that two evaluations (by id) of the same split both have, in order of segment and metric."""
-    old, new = _figures(tables, champion), _figures(tables, challenger)
+def differences(champion: Evaluation, challenger: Evaluation) -> list[Difference]:
+    """Return every figure of the model that two evaluations of the same split both have, by segment and metric."""
+    old, new = _of_model(champion), _of_model(challenger)
     return [_difference(*key, old[key], new[key]) for key in sorted(old.keys() & new.keys(), key=_order)]
 
 
-Values = tuple[float, np.ndarray]
+def _of_model(found: Evaluation) -> dict[tuple[str, str], Measured]:
+    return {(segment, metric): value for (who, segment, metric), value in found.figures.items() if who == MODEL}
 
 
-def _difference(segment: str, metric: str, old: Values, new: Values) -> Difference:
-    low, high = (None, None)
-    if len(old[1]) and len(old[1]) == len(new[1]):
-        low, high = interval(new[1] - old[1], LEVEL)
+def _difference(segment: str, metric: str, old: Measured, new: Measured) -> Difference:
+    low, high = new.minus(old) or (None, None)
     verdict: Literal["better", "worse", "unclear", ""] = "unclear"
     if metric.partition("_at_")[0] in UNVALUED:
         verdict = ""
     elif low is not None and high is not None and (low > 0 or high < 0):
         verdict = "better" if (low > 0) != (metric in LOWER_IS_BETTER) else "worse"
     return Difference(
-        metric=metric, segment=segment, champion=old[0], challenger=new[0], low=low, high=high, verdict=verdict
+        metric=metric, segment=segment, champion=old.value, challenger=new.value, low=low, high=high, verdict=verdict
     )
-
-
-def _figures(tables: Tables, evaluation_id: str) -> dict[tuple[str, str], Values]:
-    """Return the model's figures of an evaluation, the mean over its folds, by segment and metric."""
-    columns = ("segment", "metric", "k", "value", "replicates")
-    where: dict[str, str | int] = {"evaluation_id": evaluation_id, "fold": evaluate.MEAN_FOLD, "recommender": MODEL}
-    rows = tables.rows("evaluations", columns, where).to_pylist()
-    return {
-        (row["segment"], evaluate.metric_name(row["metric"], row["k"])): (row["value"], np.array(row["replicates"]))
-        for row in rows
-    }
 
 
 def _order(key: tuple[str, str]) -> tuple[bool, str, str, int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
 from lakefactor.config import Config, recorded
 from lakefactor.errors import TableError
@@ -17,6 +19,7 @@ class ModelRecord:
     """A row of ``models``."""
 
     model_version: str
+    created_at: datetime
     config: Config
     interactions_version: int
     mean: float
@@ -41,6 +44,7 @@ def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
     row = max(found, key=lambda row: (row["created_at"], row["model_version"]))
     return ModelRecord(
         row["model_version"],
+        row["created_at"],
         recorded(row["config"]),
         row["input_versions"]["interactions"],
         row["mean"],
@@ -51,19 +55,24 @@ def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
     )
 
 
-def live_version(tables: Tables) -> str | None:
-    """Return the published model version, or None before the first."""
+def live_row(tables: Tables) -> dict[str, Any] | None:
+    """Return the row of ``live_model`` that readers go by, or None before the first publish."""
     if not tables.exists("live_model"):
         return None
-    return next((row["model_version"] for row in tables.collect("live_model", {"name": LIVE_NAME})), None)
+    return next(iter(tables.collect("live_model", {"name": LIVE_NAME})), None)
+
+
+def live_version(tables: Tables) -> str | None:
+    """Return the published model version, or None before the first."""
+    live = live_row(tables)
+    return live["model_version"] if live else None
 
 
 def readable_versions(tables: Tables) -> set[str]:
     """Return the versions that may still be read: the live one, the one to roll back to, and the newest."""
     versions: set[str | None] = set()
-    if tables.exists("live_model"):
-        for live in tables.collect("live_model", {"name": LIVE_NAME}):
-            versions |= {live["model_version"], live["previous_version"]}
+    if live := live_row(tables):
+        versions |= {live["model_version"], live["previous_version"]}
     if tables.exists("models"):
         with suppress(TableError):  # none yet
             versions.add(newest(tables).model_version)
