@@ -27,7 +27,7 @@ from lakefactor.errors import GateRefusedError, InputError, RankFailedError, Set
 CHECKOUT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))
 COMMANDS = (
-    *("ingest", "interactions", "train", "evaluate", "compare", "gate", "publish", "quality"),
+    *("ingest", "interactions", "train", "evaluate", "compare", "gate", "catchup", "publish", "quality"),
     *("recommend", "stream", "demo"),
 )
 

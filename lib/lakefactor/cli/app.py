@@ -127,6 +127,21 @@ def compare(
     run_job("compare", config, overrides, debug, result, champion=champion, challenger=challenger)
 
 
+@app.command(epilog=_sections("stream"))
+def catchup(
+    model_version: ModelVersion = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
+) -> None:
+    """Teach a model version what has arrived since the interactions that it was trained on, before it is published.
+
+    Without --model-version: the newest version. What it is not taught here, the stream teaches it once it is live.
+    """
+    run_job("catchup", config, overrides, debug, result, model_version=model_version)
+
+
 @app.command(epilog=_sections("publish"))
 def publish(
     model_version: ModelVersion = None,

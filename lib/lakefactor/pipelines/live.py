@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from pyspark.sql import SparkSession
 
 from lakefactor.config import Config, Stream
-from lakefactor.errors import SetupError, TableError
+from lakefactor.errors import SetupError
 from lakefactor.factorization.coding import coded, invert
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.live_model import LiveModel, check_streamed, memory_bytes
@@ -23,6 +23,7 @@ from lakefactor.factorization.safeguards import in_quarantine, newest_events
 from lakefactor.factorization.update_rules import Updated, is_heavy, rule_of
 from lakefactor.metrics.prequential import sample_users
 from lakefactor.pipelines.interactions import Span
+from lakefactor.pipelines.learned import learned_to, source_of
 from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.stream_watch import score_ranks, score_ratings
 from lakefactor.pipelines.strengths import Bools, PairEvents
@@ -74,19 +75,19 @@ class Live:
         Strengths are made as for its training, whatever the configuration says now.
     span : Span
         Of the events that it was trained on: times are measured against it.
-    trained_on : int
-        Version of `events` behind its training.
+    learned_to : int
+        Version of `events` up to which it had learned.
     model : LiveModel
-    updated : bool
-        Whether a micro-batch has updated this version before.
+    caught_up : bool
+        Whether it has been given what arrived between that and the micro-batch.
     id_types : dict of pyarrow DataType
     """
 
     record: ModelRecord
     span: Span
-    trained_on: int
+    learned_to: int
     model: LiveModel
-    updated: bool
+    caught_up: bool
     id_types: dict[Side, pa.DataType]
 
     @property
@@ -113,7 +114,7 @@ class Live:
         history : pyarrow.Table
             All events of the users in ``missed`` and ``fresh``, these included; columns as `touched.COLUMNS`.
         missed : pyarrow.Table
-            Events that came after the training and before the stream; they are learned and not measured.
+            Events that came while the version was not live; they are learned and not measured.
         fresh : pyarrow.Table
             New events.
         events_of_items : callable
@@ -300,12 +301,7 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
     record = newest(tables, model_version)
     check_streamed(record.config.model)
     _check_memory(record)
-    made = tables.commit_metadata("interactions", record.interactions_version)
-    if "span" not in made:
-        raise TableError(
-            f"version {record.interactions_version} of table interactions, which model version {model_version} was "
-            "trained on, does not say what events it was made from; run 'lakefactor interactions', train and publish"
-        )
+    source = source_of(tables, record)
     read = {side: collect_factors(tables, side, model_version, number) for side in SIDES}
     model = LiveModel(
         record.config.model,
@@ -315,13 +311,13 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
         {side: table["bias"].to_numpy() for side, table in read.items()},
         {side: table["n_entries"].to_numpy() for side, table in read.items()},
     )
-    updated = any(pc.max(table["batch_id"]).as_py() not in (None, -1) for table in read.values())
     if config.stream.optimizers:
         _restore_states(model, tables, config.stream, model_version, number)
-    span = Span.recorded(made["span"])
+    span = source.span
     span = replace(span, types=span.types | {record.config.ingest.delete_event_type})  # it may come yet
     types = {side: read[side].schema.field(f"{side}_id").type for side in SIDES}
-    return Live(record, span, made["made_from"]["events_version"], model, updated, types)
+    known = learned_to(tables, model_version, source.events_version, number)
+    return Live(record, span, known, model, caught_up=False, id_types=types)
 
 
 def _check_memory(record: ModelRecord) -> None:

@@ -24,6 +24,7 @@ from lakefactor.config import Config
 from lakefactor.errors import SetupError
 from lakefactor.factorization.coding import coded
 from lakefactor.pipelines.fold import fold
+from lakefactor.pipelines.learned import batch_metadata
 from lakefactor.pipelines.live import NOTHING, Learned, Live, load_live
 from lakefactor.pipelines.models import live_version
 from lakefactor.pipelines.refresh import LISTS, replace_recommendations, replace_similar_items
@@ -122,8 +123,8 @@ class MicroBatches:
             known = events_of(self._spark, self._config, "user", users, before)
         new = arrived if rows.appended else _without(arrived, known)
         fresh = new
-        if rows.appended and live is not None:  # a model that is newer than the stream knows them from its training
-            fresh = new.filter(pc.greater(new[COMMIT], live.trained_on))
+        if rows.appended and live is not None:  # a model that is newer than the stream knows some
+            fresh = new.filter(pc.greater(new[COMMIT], live.learned_to))
         with ThreadPoolExecutor(1) as pool:
             appending = pool.submit(self._append, rows, new, number)  # Spark is busy with it while the model learns
             learned = NOTHING
@@ -212,11 +213,8 @@ class MicroBatches:
             return rows.version
         if self._number >= 0:  # only the first one after a start may be a repetition
             return self._tables.version("events")
-        own = self._tables.version_with("events", self._metadata(number))
+        own = self._tables.version_with("events", batch_metadata(self._config.stream.name, number))
         return self._tables.version("events") if own is None else own - 1
-
-    def _metadata(self, number: int) -> dict[str, Any]:
-        return {"stream": self._config.stream.name, "batch_id": number}
 
     def _follow(self, number: int) -> Live | None:
         """Return the live model as it was before this micro-batch; None where none is published yet."""
@@ -229,11 +227,11 @@ class MicroBatches:
         return self._live
 
     def _missed(self, live: Live | None, before: int) -> pa.Table | None:
-        """Return the events that arrived after the training of a model that no micro-batch has updated yet."""
-        if live is None or live.updated:
+        """Return the events that arrived while a model was not live; None where it has been given them."""
+        if live is None or live.caught_up:
             return None
-        live.updated = True
-        return events_since(self._tables, live.trained_on, before) if live.trained_on < before else None
+        live.caught_up = True
+        return events_since(self._tables, live.learned_to, before) if live.learned_to < before else None
 
     def _refresh(self, live: Live, learned: Learned) -> None:
         """Bring the lists of the changed users and items up to date, where `recommend` has made some."""
@@ -258,7 +256,7 @@ class MicroBatches:
             self._tables.merge_new("rejects", rows.rejects, ["reject_id"])
             self._at("rejects")
         if not rows.appended and len(fresh):
-            self._tables.append("events", fresh, (APP_ID, number), self._metadata(number))
+            self._tables.append("events", fresh, (APP_ID, number), batch_metadata(self._config.stream.name, number))
             self._at("events")
 
     def _finish(self, ledger: dict[str, Any], steps: Steps) -> None:

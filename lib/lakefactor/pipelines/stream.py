@@ -21,6 +21,7 @@ from lakefactor.errors import SetupError
 from lakefactor.factorization.snapshot_folder import Folder
 from lakefactor.log import say
 from lakefactor.metrics.drift import DriftWatch
+from lakefactor.pipelines.catchup import next_number
 from lakefactor.pipelines.lease import held
 from lakefactor.pipelines.micro_batch import APP_ID, MicroBatches
 from lakefactor.pipelines.stream_report import StreamMetrics, batch_line, change_line
@@ -248,10 +249,10 @@ def _first_number(tables: Tables, config: Config, planned: int | None) -> int:
         row["stream"]: (row["first"], row["last"])
         for row in per_stream.agg(F.min("batch_id").alias("first"), F.max("batch_id").alias("last")).collect()
     }
-    last = max((last for _, last in found.values()), default=-1)
     if stream not in found:
-        return last + 1
+        return next_number(tables)
     own_first, own_last = found[stream]
+    last = max(last for _, last in found.values())
     if planned is None:
         raise SetupError(
             f"stream {stream!r} has processed micro-batches up to {own_last}, but its checkpoint at "

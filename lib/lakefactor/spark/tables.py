@@ -165,6 +165,15 @@ class Tables:
         assert found is not None
         return None if found["version"] is None else int(found["version"])
 
+    def newest_metadata(self, table: str, key: str, value: str) -> dict[str, Any]:
+        """Return the metadata of the newest commit of `table` in which `key` has this value; empty: there is none."""
+        self._open(table)
+        history = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)}")
+        found = history.where(F.get_json_object("userMetadata", f"$.{key}") == value)
+        newest = found.agg(F.max_by("userMetadata", "version").alias("metadata")).first()
+        assert newest is not None
+        return json.loads(newest["metadata"] or "{}")
+
     def append(
         self,
         table: str,
@@ -209,9 +218,17 @@ class Tables:
         """Replace all rows in one commit that carries `metadata` (JSON-able; see `commit_metadata`)."""
         self._writer(table, rows).option("userMetadata", json.dumps(metadata, sort_keys=True)).overwrite(F.lit(True))
 
-    def replace_where(self, table: str, rows: DataFrame, predicate: str) -> None:
-        """Replace the rows that match `predicate` (SQL) in one commit; every new row must match it too."""
-        self._writer(table, rows).overwrite(F.expr(predicate))
+    def replace_where(
+        self, table: str, rows: DataFrame, predicate: str, metadata: Mapping[str, Any] | None = None
+    ) -> None:
+        """Replace the rows that match `predicate` (SQL) in one commit; every new row must match it too.
+
+        `metadata` as in `append`.
+        """
+        writer = self._writer(table, rows)
+        if metadata is not None:
+            writer = writer.option("userMetadata", json.dumps(metadata, sort_keys=True))
+        writer.overwrite(F.expr(predicate))
 
     def replace_ids(self, table: str, rows: DataFrame, model_version: str, key: str, ids: Sequence[str | int]) -> None:
         """Replace the rows of a version that belong to `ids` in one commit.
