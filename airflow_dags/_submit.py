@@ -1,18 +1,20 @@
 """One way to submit a job: spark-submit, with the files of ``conf/`` that the command line uses too.
 
-A deployment is described outside of the DAGs: the connection ``lakefactor_spark`` says where Spark is, and three
+A deployment is described outside of the DAGs: the connection ``lakefactor_spark`` says where Spark is, and four
 variables say with which settings. All are read when a task runs, none when a DAG is parsed.
 """
 
 from __future__ import annotations
 
+import logging
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.apache.spark.operators.spark_submit import SparkSubmitOperator
 from airflow.sdk import Param
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -23,14 +25,19 @@ CONFIG = f"{{{{ var.value.get('lakefactor_config', '{PROJECT}/conf/local.toml') 
 """Variable: the TOML file that `lakefactor --config` takes."""
 SPARK_CONF = f"{{{{ var.value.get('lakefactor_spark_conf', '{PROJECT}/conf/spark/cpu.conf') }}}}"
 """Variable: the file that `spark-submit --properties-file` takes."""
+TRAIN_SPARK_CONF = f"{{{{ var.value.get('lakefactor_train_spark_conf', '{PROJECT}/conf/spark/cpu.conf') }}}}"
+"""Variable: the same for jobs that train, as on GPUs."""
 RESULTS = "{{ var.value.lakefactor_results }}/{{ dag.dag_id }}/{{ run_id | replace(':', '.') }}"
 """Variable: the folder or URI for results, in reach of every driver; then one folder per run."""
 
-WRITE_POOL, TRAIN_POOL, GPU_POOL = "lakefactor_write", "lakefactor_train", "lakefactor_gpu"
-"""Pools. The first two have one slot each: one job at a time writes events and live factors, and one trains."""
+WRITE_POOL, TRAIN_POOL, STREAM_POOL = "lakefactor_write", "lakefactor_train", "lakefactor_stream"
+"""Pools of one slot each: one job at a time writes events and the live model, one trains, one streams without end."""
 
-FINAL = {2, 3, 4, 6}
-"""Exit statuses that a retry would meet again: configuration, input, table, and a gate that refuses."""
+FINAL = {2, 4, 6}
+"""Exit statuses that a retry would meet again: configuration, input or table, and a gate that refuses."""
+
+NOT_CALLED_FOR = 8
+"""Exit status of a job that was asked by --exit-code whether something is called for, where it is not."""
 
 OVERRIDES = {
     "set": Param(
@@ -44,8 +51,30 @@ OVERRIDES = {
 """Parameters that every DAG has."""
 
 
+def log_failure(context: Context) -> None:
+    """Say what failed and what to do; the place for a deployment's own message to people."""
+    task = context["ti"]
+    logging.getLogger("lakefactor").error(
+        "%s.%s of run %s failed: %s. Nothing is half done: mend the cause, then clear the task.",
+        task.dag_id,
+        task.task_id,
+        context["run_id"],
+        context.get("exception"),
+    )
+
+
+def defaults(hours: float) -> dict[str, Any]:
+    """Return what all tasks of a DAG have in common; they are given up after so many hours."""
+    return {
+        "retries": 2,
+        "retry_delay": timedelta(minutes=1),
+        "execution_timeout": timedelta(hours=hours),
+        "on_failure_callback": log_failure,
+    }
+
+
 class Job(SparkSubmitOperator):
-    """A job of ``jobs/``, submitted; ``params["set"]`` is added to its arguments."""
+    """A job of ``jobs/``, submitted; ``params["set"]`` is added to its arguments, and empty arguments are left out."""
 
     def execute(self, context: Context) -> None:
         """Submit the job and wait for its end.
@@ -54,14 +83,19 @@ class Job(SparkSubmitOperator):
         ------
         AirflowFailException
             It ended with a status that a retry would meet again.
+        AirflowSkipException
+            It was asked whether something is called for, and it is not.
         """
-        overrides = context["params"].get("set", [])
-        self.application_args = [*self.application_args, *(part for one in overrides for part in ("--set", one))]
+        overrides = (part for one in context["params"].get("set", []) for part in ("--set", one))
+        self.application_args = [*filter(None, self.application_args), *overrides]
         try:
             super().execute(context)
         except AirflowException as error:
-            status = re.search(r"Error code is: (\d+)", str(error))
-            if status and int(status.group(1)) in FINAL:
+            found = re.search(r"Error code is: (\d+)", str(error))
+            status = int(found.group(1)) if found else None
+            if status == NOT_CALLED_FOR:
+                raise AirflowSkipException(f"{self.task_id}: not called for") from None
+            if status in FINAL:
                 raise AirflowFailException(str(error)) from error
             raise
 
@@ -84,7 +118,7 @@ def submit(stem: str, *arguments: str, pool: str = WRITE_POOL, **operator: Any) 
         application=f"{PROJECT}/jobs/{stem}.py",
         application_args=["--config", CONFIG, "--result", result_of(stem), *arguments],
         conn_id="lakefactor_spark",
-        properties_file=SPARK_CONF,
+        properties_file=TRAIN_SPARK_CONF if pool == TRAIN_POOL else SPARK_CONF,
         name=f"lakefactor {stem}",
         pool=pool,
         **operator,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from _assets import EVENTS, INTERACTIONS
-from _submit import OVERRIDES, submit
+from _submit import OVERRIDES, defaults, submit
 from airflow.sdk import DAG, Param
 
 PATH = Param(
@@ -22,7 +20,7 @@ Reads events from `path` into `events`, and makes `interactions` of all events. 
 """,
     max_active_runs=1,
     params=OVERRIDES | {"path": PATH},
-    default_args={"retries": 2, "retry_delay": timedelta(minutes=1), "execution_timeout": timedelta(hours=6)},
+    default_args=defaults(hours=6),
     tags=["lakefactor"],
 ):
     submit("ingest", "{{ params.path }}", outlets=[EVENTS, INTERACTIONS])

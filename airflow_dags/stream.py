@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from _assets import EVENTS, FACTOR_UPDATES
-from _submit import OVERRIDES, submit
+from _submit import OVERRIDES, defaults, submit
 from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable
 
 with DAG(
     "stream",
     doc_md="""
 Takes in what has arrived since the last time, micro-batch by micro-batch, and ends: every 10 minutes, and whenever
-`events` has got new ones. For a stream that never ends, trigger `stream_on` instead; the two exclude each other.
+`events` has got new ones. For a stream that never ends, unpause `stream_on` instead; the two exclude each other.
 """,
     schedule=AssetOrTimeSchedule(timetable=CronTriggerTimetable("*/10 * * * *", timezone="UTC"), assets=[EVENTS]),
     max_active_runs=1,
     params=OVERRIDES,
-    default_args={"retries": 2, "retry_delay": timedelta(minutes=1), "execution_timeout": timedelta(hours=2)},
+    default_args=defaults(hours=2),
     tags=["lakefactor"],
 ):
     submit("stream", "--available-now", outlets=[FACTOR_UPDATES])

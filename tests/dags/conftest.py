@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-collect_ignore = ["run_dag.py"]  # runs in Airflow's environment
+collect_ignore = ["run_dag.py", "describe_dags.py"]  # they run in Airflow's environment
 PYTHON = CHECKOUT / ".venv-airflow" / "bin" / "python"
 
 
@@ -29,11 +29,16 @@ class Airflow:
             [str(PYTHON), *arguments], capture_output=True, text=True, env=self.environment, check=False
         )
 
+    def script(self, name: str, *arguments: str) -> dict[str, Any]:
+        """Run a script of this folder; return the JSON of its last line."""
+        done = self.python(str(Path(__file__).with_name(name)), *arguments)
+        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return found
+
     def run(self, dag: str, **params: Any) -> dict[str, Any]:
         """Run a DAG to its end; return its state, its run_id, and the states of its tasks."""
-        done = self.python(str(Path(__file__).with_name("run_dag.py")), dag, json.dumps(params))
-        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-        return json.loads(done.stdout.splitlines()[-1])
+        return self.script("run_dag.py", dag, json.dumps(params))
 
 
 @pytest.fixture(scope="session")

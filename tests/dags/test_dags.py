@@ -1,47 +1,102 @@
-"""The DAGs as Airflow runs them: real submits to Spark on this machine, and the tables that they leave."""
+"""The DAGs as Airflow runs them: real submits to Spark on this machine, and the tables that they leave.
+
+One story from the first events to a user who is forgotten, since each state follows from the one before.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
-
+import numpy as np
 import pytest
 
 from lakefactor.config import Config
 from lakefactor.pipelines.models import live_version
 from lakefactor.spark.tables import Tables
-from lakefactor.testing.stream_runs import lines, write
+from lakefactor.testing.stream_runs import write
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+USERS, ITEMS = 30, 90
+TRAIN = ("interactions", "train", "evaluate", "compare", "gate", "catchup", "publish", "recommend")
 
 
 def overrides(config: Config, **keys: object) -> list[str]:
     """Return the configuration of a run as the parameter `set` takes it."""
-    small = {"model.rank": 4, "train.iterations": 3, "train.ranks": 2, "evaluate.split": "random_holdout"}
-    small |= {"publish.beat_popularity": "false", "publish.max_relative_loss": 1.0, "recommend.n": 3}
-    small |= {"spark.driver_memory": "1g", "spark.shuffle_partitions": 2}
+    small = {"model.rank": 4, "train.iterations": 4, "train.ranks": 2, "train.solver": "cholesky"}
+    small |= {"model.user_reg": 0.5, "model.item_reg": 0.5, "model.reg_exponent": 0}
+    small |= {"evaluate.split": "random_holdout", "evaluate.ks": "[5, 10]", "publish.max_relative_loss": 1.0}
+    small |= {"publish.max_segment_loss": 1.0, "publish.beat_popularity": "false", "recommend.n": 3}
+    small |= {"stream.source": "files", "stream.path": f"{config.tables.root}/../landing", "stream.max_rows": 1}
+    small |= {"stream.page_hinkley_threshold": 4, "stream.gramian_every": 1000, "stream.refresh": "false"}
+    small |= {"quality.window": 3, "quality.cool_down": 5, "spark.driver_memory": "1g", "spark.shuffle_partitions": 2}
     return [f"tables.root={config.tables.root}", *(f"{key}={value}" for key, value in (small | keys).items())]
 
 
-def test_from_files_to_recommendations_and_the_same_again(spark, config, airflow, tmp_path):
-    write(tmp_path, "events.csv", lines(1, 500))
-    given = overrides(config)
-    for _ in range(2):
-        assert airflow.run("ingest", set=given, path=str(tmp_path / "events.csv"))["state"] == "success"
-        done = airflow.run("train", set=given)
-        assert done["tasks"] == dict.fromkeys(("train", "evaluate", "publish", "recommend"), "success")
-    tables = Tables(spark, config.tables)
-    (model,) = tables.collect("models")
-    assert live_version(tables) == model["model_version"]
-    assert [row["action"] for row in tables.collect("decisions")] == ["publish"]
-    assert tables.read("events").count() == 500
-    lists = tables.read("recommendations").groupBy("model_version", "user_id").count().collect()
-    assert {row.model_version for row in lists} == {model["model_version"]}
-    assert {row["count"] for row in lists} == {3}
-    assert len(lists) == model["n_users"]
+def tastes(seed: int, n: int, shift: int = 0) -> list[str]:
+    """Draw events of users who each know one third of the items; `shift` moves everybody to another third."""
+    rng = np.random.default_rng(seed)
+    users = rng.integers(USERS, size=n)
+    items = (users + shift) % 3 + 3 * rng.integers(ITEMS // 3, size=n)
+    times = 1_700_000_000 + 10_000 * seed + np.arange(n)
+    return [f"u{u:02d},i{i:02d},1,{time}" for u, i, time in zip(users, items, times, strict=True)]
 
-    (tmp_path / "landing").mkdir()
-    write(tmp_path / "landing", "later.csv", lines(2, 30, first=500))
-    stream = overrides(config, **{"stream.source": "files", "stream.path": str(Path(tmp_path / "landing"))})
-    assert airflow.run("stream", set=stream)["state"] == "success"
-    assert tables.read("events").count() == 530
-    assert tables.read("factor_updates").where(f"model_version = '{model['model_version']}'").count() > 0
+
+def done(names: tuple[str, ...]) -> dict[str, str]:
+    return dict.fromkeys(names, "success")
+
+
+def test_a_model_lives_drifts_is_replaced_and_restored(spark, config, airflow, tmp_path):
+    landing = tmp_path / "landing"
+    given, tables = overrides(config), Tables(spark, config.tables)
+    write(tmp_path, "events.csv", tastes(1, 200))
+    for _ in range(2):  # the second time nothing is new
+        assert airflow.run("ingest", set=given, path=str(tmp_path / "events.csv"))["state"] == "success"
+        assert airflow.run("train", set=given)["tasks"] == done(TRAIN)
+    (first,) = tables.collect("models")
+    assert live_version(tables) == first["model_version"]
+    assert [row["action"] for row in tables.collect("decisions")] == ["publish"]
+    assert tables.read("events").count() == 200
+    lists = tables.read("recommendations").groupBy("model_version", "user_id").count().collect()
+    assert {(row.model_version, row["count"]) for row in lists} == {(first["model_version"], 3)}
+    assert len(lists) == first["n_users"] == USERS
+
+    # As many micro-batches as a detector learns from, then everybody turns to other items.
+    for number in range(44):
+        write(landing, f"{number:03d}.csv", tastes(100 + number, 12, shift=int(number >= 34)))
+    assert airflow.run("stream", set=given)["tasks"] == done(("stream",))
+    assert sorted(row["batch_id"] for row in tables.collect("stream_ledger")) == [*range(44)]
+    assert {row["model_version"] for row in tables.collect("drift")} == {first["model_version"]}
+    assert airflow.run("quality", set=given)["tasks"] == done(("quality",))  # which updates the asset drift
+
+    assert airflow.run("train", set=given)["tasks"] == done(TRAIN)
+    second = live_version(tables)
+    assert second != first["model_version"]
+    assert airflow.run("quality", set=given)["tasks"] == {"quality": "skipped"}
+
+    # A model that is made to be poor, by a gate that lets it: three micro-batches, and it is gone.
+    write(landing, "100.csv", tastes(200, 12, shift=1))
+    write(landing, "101.csv", tastes(201, 12, shift=1))
+    write(landing, "102.csv", tastes(202, 12, shift=1))
+    assert airflow.run("stream", set=given)["state"] == "success"
+    poor = overrides(config, **{"model.rank": 1, "model.user_reg": 1000, "model.item_reg": 1000})
+    assert airflow.run("train", set=poor)["tasks"] == done(TRAIN)
+    assert live_version(tables) != second
+    for number in range(3):
+        write(landing, f"{110 + number}.csv", tastes(210 + number, 12, shift=1))
+    assert airflow.run("stream", set=given)["state"] == "success"
+    assert airflow.run("quality", set=given)["tasks"] == {"quality": "skipped"}
+    assert live_version(tables) == second
+    actions = [row["action"] for row in sorted(tables.collect("decisions"), key=lambda row: row["decided_at"])]
+    assert actions == ["publish", "publish", "publish", "rollback"]
+
+
+def test_a_gate_that_refuses_ends_the_run_and_leaves_the_live_model(spark, config, airflow, tmp_path):
+    write(tmp_path, "events.csv", tastes(1, 200))
+    strict = overrides(config, **{"publish.min_coverage": 1.0, "recommend.n": 1, "model.rank": 1})
+    assert airflow.run("ingest", set=strict, path=str(tmp_path / "events.csv"))["state"] == "success"
+    refused = airflow.run("train", set=strict)
+    states = done(TRAIN[:4]) | {"gate": "failed"} | dict.fromkeys(TRAIN[5:], "upstream_failed")
+    assert (refused["state"], refused["tasks"]) == ("failed", states)
+    tables = Tables(spark, config.tables)
+    (decision,) = tables.collect("decisions")
+    assert (decision["action"], "below publish.min_coverage 1" in decision["reason"]) == ("refuse", True)
+    assert live_version(tables) is None

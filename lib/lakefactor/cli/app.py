@@ -30,6 +30,10 @@ app = typer.Typer(
 app.add_typer(query.app, name="query")
 
 
+LIVE, NEWEST = "live", "newest"
+"""How `compare` calls versions that nobody has to look up."""
+
+
 def _sections(*names: str) -> str:
     listed = ", ".join((*names, "tables", "spark"))
     return f"Sections of the configuration in use: {listed}. 'lakefactor config' explains every key."
@@ -113,8 +117,8 @@ def evaluate(
 
 @app.command(epilog=_sections("evaluate"))
 def compare(
-    champion: Annotated[str | None, typer.Argument(metavar="[A]", help="Model version; without: the live one.")] = None,
-    challenger: Annotated[str | None, typer.Argument(metavar="[B]", help="Model version; without: the newest.")] = None,
+    champion: Annotated[str, typer.Argument(metavar="[A]", help="Model version, or `live`.")] = LIVE,
+    challenger: Annotated[str, typer.Argument(metavar="[B]", help="Model version, @PLACE, or `newest`.")] = NEWEST,
     config: ConfigFile = None,
     overrides: Overrides = None,
     result: Result = None,
@@ -124,7 +128,11 @@ def compare(
 
     Both configurations are trained and measured on the interactions that B was trained on, unless that has been done.
     """
-    run_job("compare", config, overrides, debug, result, champion=champion, challenger=challenger)
+    versions = {
+        "champion": None if champion == LIVE else champion,
+        "challenger": None if challenger == NEWEST else challenger,
+    }
+    run_job("compare", config, overrides, debug, result, **versions)
 
 
 @app.command(epilog=_sections("stream"))

@@ -20,6 +20,9 @@ from lakefactor.config import Config, load
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_VERSIONS = {"model_version", "champion", "challenger"}
+"""Arguments that name a model version."""
+
 STOP_SECONDS = 30.0
 """Longest wait for Spark to stop; a JVM that hangs ends with this process anyway."""
 
@@ -47,7 +50,7 @@ def run_job(
     result : str or None
         Where to write the result, beside stdout.
     **arguments
-        Further arguments of the pipeline's ``run(spark, config, ...)``; a ``model_version`` may be the ``@PLACE`` of a
+        Further arguments of the pipeline's ``run(spark, config, ...)``; a model version may be the ``@PLACE`` of a
         result that names one.
 
     Raises
@@ -57,8 +60,8 @@ def run_job(
     """
     with reported(debug):
         settings = load(config, overrides or ())
-        if "model_version" in arguments:
-            arguments["model_version"] = version_named(arguments["model_version"])
+        for name in _VERSIONS & arguments.keys():
+            arguments[name] = version_named(arguments[name])
         with _session(settings, f"lakefactor {stem}") as spark:
             done = import_module(f"lakefactor.pipelines.{stem}").run(spark, settings, **arguments)
             record = done.model_dump(mode="json")
