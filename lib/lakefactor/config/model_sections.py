@@ -133,6 +133,11 @@ class Train(Section):
         False,
         description="Begin from the live model's factors; users and items that it lacks begin as in a cold start.",
     )
+    align: bool = Field(
+        False,
+        description="Turn the factors toward the live model's, so that those who keep some may go on comparing them "
+        "(orthogonal Procrustes over the items; no score changes). Not `nmf`, `svd`, `lsa`.",
+    )
     stop_below: float = Field(
         0.0,
         ge=0,

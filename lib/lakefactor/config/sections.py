@@ -19,6 +19,8 @@ from lakefactor.config.stream_section import Stream
 
 SVD_LACKS_OF_MODEL = ("alpha", "unobserved_weight", "user_reg", "item_reg", "bias_reg", "reg_exponent")
 SVD_LACKS_OF_TRAIN = ("solver", "cg_steps", "block_size", "sweeps", "precision", "exchange_dtype", "memory_budget_mb")
+UNTURNED = ("nmf", "svd", "lsa")
+"""Algorithms whose single factors mean something: they are not negative, or in order of singular values."""
 
 
 class Config(Section):
@@ -73,6 +75,11 @@ class Config(Section):
             problems.append(
                 "model.item_norm_exponent is for implicit_als and ials only, but model.algorithm is "
                 f"{model.algorithm}: leave its default"
+            )
+        if train.align and model.algorithm in UNTURNED:
+            problems.append(
+                f"train.align turns factors, and those of model.algorithm {model.algorithm} have a meaning each: "
+                "set it to false"
             )
         if model.posterior_draws and model.algorithm != "explicit_als":
             problems.append(

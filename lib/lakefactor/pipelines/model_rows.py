@@ -90,5 +90,7 @@ def _model_row(training: Training, model_version: str, trained: Trained) -> dict
         "min_strength": totals["min_strength"],
         "max_strength": totals["max_strength"],
         "objective": trained.objective,
+        "aligned_to": training.align_to,
+        "alignment_cosine": trained.alignment.cosine if trained.alignment else None,
         "objective_history": [iteration["objective"] for iteration in trained.log["history"]],
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -20,6 +21,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
+from lakefactor.config.sections import UNTURNED
 from lakefactor.errors import ConfigError
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.snapshot import Place
@@ -28,6 +30,7 @@ from lakefactor.pipelines.models import ModelRecord, live_version, newest
 from lakefactor.pipelines.progress import TrainingProgress
 from lakefactor.pipelines.run_log import RunLog
 from lakefactor.pipelines.training_run import Training, clean_up, new_model_version, snapshot_folder
+from lakefactor.spark.alignment import align
 from lakefactor.spark.attempts import Attempt, attempt_until_done
 from lakefactor.spark.barrier import rank_errors
 from lakefactor.spark.catalogue import as_lists, matrix
@@ -77,7 +80,8 @@ def run(spark: SparkSession, config: Config, fresh: bool = False) -> TrainResult
     tables = Tables(spark, config.tables)
     version = tables.version("interactions")
     with TrainingProgress(config.train.iterations) as progress:
-        training = Training.of(config, tables, version, _model_to_start_from(tables, config, progress))
+        start, align_to = _model_to_start_from(tables, config, progress), _version_to_align_to(tables, config, progress)
+        training = Training.of(config, tables, version, start, align_to)
         folder = snapshot_folder(config, progress.note)
         with training.alone(folder):
             if not fresh and (found := _done(tables, training)):
@@ -108,6 +112,9 @@ def _train(
             trained = train_once(interactions, config, on_event, attempt, lifecycle)
         try:
             with rank_errors():  # an executor that is lost takes factor rows with it
+                if training.align_to:
+                    with log.phase("align"):
+                        trained = _aligned(tables, trained, training.align_to, config.model.rank)
                 return trained, write_version(spark, tables, training, trained, log, start, fresh)
         finally:
             trained.release()
@@ -180,6 +187,23 @@ def _model_to_start_from(tables: Tables, config: Config, progress: TrainingProgr
             )
     progress.note(f"warm start from the live model {live}")
     return record
+
+
+def _version_to_align_to(tables: Tables, config: Config, progress: TrainingProgress) -> str | None:
+    live = live_version(tables) if config.train.align else None
+    if live is None:
+        return None
+    theirs = newest(tables, live).config.model
+    if theirs.algorithm in UNTURNED or theirs.rank != config.model.rank:
+        progress.note(f"not aligned: the live model {live} is {theirs.algorithm} of rank {theirs.rank}")
+        return None
+    return live
+
+
+def _aligned(tables: Tables, trained: Trained, version: str, rank: int) -> Trained:
+    """Turn the factors toward a version's, as they were trained: what a stream has changed since is no frame."""
+    old = tables.read("item_factors").where(F.col("model_version") == version)
+    return replace(trained, alignment=align(trained.factors("item"), old, rank))
 
 
 def _factor_rows(tables: Tables, live: ModelRecord) -> DataFrame:

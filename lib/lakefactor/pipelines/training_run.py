@@ -50,6 +50,8 @@ class Training:
         Version of `interactions`.
     live : ModelRecord or None
         Model that it begins from.
+    align_to : str or None
+        Version toward which its factors are turned.
     identity : str
         Digest of all that decides what it computes.
     """
@@ -57,10 +59,18 @@ class Training:
     config: Config
     interactions_version: int
     live: ModelRecord | None
+    align_to: str | None
     identity: str
 
     @classmethod
-    def of(cls, config: Config, tables: Tables, interactions_version: int, live: ModelRecord | None) -> Training:
+    def of(
+        cls,
+        config: Config,
+        tables: Tables,
+        interactions_version: int,
+        live: ModelRecord | None,
+        align_to: str | None = None,
+    ) -> Training:
         """Find the identity of a training."""
         decisive = config.train.model_dump(mode="json", exclude=_OPERATION)
         parts = [
@@ -70,8 +80,9 @@ class Training:
             tables.uid("interactions"),
             str(interactions_version),
             live.model_version if live else "",
+            align_to or "",
         ]
-        return cls(config, interactions_version, live, digest(*parts))
+        return cls(config, interactions_version, live, align_to, digest(*parts))
 
     def alone(self, folder: Folder | None) -> AbstractContextManager[None]:
         """Run as the only one of this identity that keeps its snapshots in a folder.

@@ -24,6 +24,7 @@ from lakefactor.config import Config
 from lakefactor.errors import InputError, LakefactorError, RankFailedError
 from lakefactor.factorization.shard import NOTHING_TO_TRAIN_ON
 from lakefactor.factorization.snapshot import Manifest, Place
+from lakefactor.spark.alignment import Alignment, rotated
 from lakefactor.spark.attempts import FIRST, Attempt, attempt_until_done
 from lakefactor.spark.barrier import STARTING_SECONDS, RankFunction, rank_errors, refuse_unfit_cluster, run_on_ranks
 from lakefactor.spark.progress import Beacon
@@ -55,10 +56,12 @@ class Trained:
 
     rows: DataFrame
     log: dict[str, Any]
+    alignment: Alignment | None = None
 
     def factors(self, side: Side) -> DataFrame:
-        """Return ``<side>_id, factors, bias, n_entries`` of all rows of a side."""
-        return self.rows.where(F.col("side") == side).select(f"{side}_id", "factors", "bias", "n_entries")
+        """Return ``<side>_id, factors, bias, n_entries`` of all rows of a side, turned where there is an alignment."""
+        rows = self.rows.where(F.col("side") == side).select(f"{side}_id", "factors", "bias", "n_entries")
+        return rotated(rows, self.alignment.rotation) if self.alignment else rows
 
     @cached_property
     def objective(self) -> float:
