@@ -14,14 +14,39 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 collect_ignore = ["run_dag.py", "describe_dags.py"]  # they run in Airflow's environment
+HERE = Path(__file__).parent
 PYTHON = CHECKOUT / ".venv-airflow" / "bin" / "python"
 
 
 @dataclass(frozen=True)
 class Airflow:
-    """Airflow's commands, in a folder of their own."""
+    """Airflow's commands, in a folder of their own with an empty database."""
 
     environment: dict[str, str]
+
+    @classmethod
+    def at(cls, home: Path) -> Airflow:
+        """Make an Airflow with our DAGs, and Spark on this machine."""
+        spark = {"conn_type": "spark", "host": "local[2]", "extra": {"deploy-mode": "client"}}
+        environment = os.environ | {
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "airflow_dags"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW_CONN_LAKEFACTOR_SPARK": json.dumps(spark),
+            "AIRFLOW_VAR_LAKEFACTOR_RESULTS": str(home / "results"),
+            "PATH": f"{PYTHON.parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYSPARK_PYTHON": sys.executable,
+            "PYTHONPATH": str(CHECKOUT / "lib"),
+        }
+        made = cls(environment)
+        migrated = made.python("-m", "airflow", "db", "migrate")
+        assert migrated.returncode == 0, migrated.stderr[-5000:]
+        return made
+
+    @staticmethod
+    def another(home: Path) -> Airflow:
+        """Return one that knows nothing of this one."""
+        return Airflow.at(home)
 
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Airflow's Python."""
@@ -29,36 +54,38 @@ class Airflow:
             [str(PYTHON), *arguments], capture_output=True, text=True, env=self.environment, check=False
         )
 
-    def script(self, name: str, *arguments: str) -> dict[str, Any]:
-        """Run a script of this folder; return the JSON of its last line."""
-        done = self.python(str(Path(__file__).with_name(name)), *arguments)
-        assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
-        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        return found
+    def describe(self) -> dict[str, Any]:
+        """Return what the DAGs are, as ``describe_dags.py`` tells it."""
+        found = self.python(str(HERE / "describe_dags.py"))
+        assert found.returncode == 0, found.stdout[-5000:] + found.stderr[-5000:]
+        return _last_line(found.stdout)
+
+    def start(self, dag: str, **params: Any) -> subprocess.Popen[str]:
+        """Start a run of a DAG, in a process group of its own."""
+        return subprocess.Popen(
+            [str(PYTHON), str(HERE / "run_dag.py"), dag, json.dumps(params)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=self.environment, start_new_session=True,
+        )  # fmt: skip
+
+    def ended(self, run: subprocess.Popen[str]) -> dict[str, Any]:
+        """Wait for the end of a run; return its state, its run_id, and the states of its tasks."""
+        output, _ = run.communicate()
+        assert run.returncode == 0, output[-10_000:]
+        return _last_line(output)
 
     def run(self, dag: str, **params: Any) -> dict[str, Any]:
-        """Run a DAG to its end; return its state, its run_id, and the states of its tasks."""
-        return self.script("run_dag.py", dag, json.dumps(params))
+        """Run a DAG to its end."""
+        return self.ended(self.start(dag, **params))
+
+
+def _last_line(output: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
+    return found
 
 
 @pytest.fixture(scope="session")
 def airflow(tmp_path_factory: pytest.TempPathFactory) -> Airflow:
-    """Airflow with our DAGs, Spark on this machine, and nothing in its database."""
+    """Airflow with nothing in its database."""
     if not PYTHON.exists():
         pytest.skip("no Airflow in .venv-airflow; `make test-airflow` installs it (0.5 GB)")
-    home = tmp_path_factory.mktemp("airflow")
-    spark = {"conn_type": "spark", "host": "local[2]", "extra": {"deploy-mode": "client"}}
-    environment = os.environ | {
-        "AIRFLOW_HOME": str(home),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(CHECKOUT / "airflow_dags"),
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        "AIRFLOW_CONN_LAKEFACTOR_SPARK": json.dumps(spark),
-        "AIRFLOW_VAR_LAKEFACTOR_RESULTS": str(home / "results"),
-        "PATH": f"{PYTHON.parent}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "PYSPARK_PYTHON": sys.executable,
-        "PYTHONPATH": str(CHECKOUT / "lib"),
-    }
-    made = Airflow(environment)
-    migrated = made.python("-m", "airflow", "db", "migrate")
-    assert migrated.returncode == 0, migrated.stderr[-5000:]
-    return made
+    return Airflow.at(tmp_path_factory.mktemp("airflow"))

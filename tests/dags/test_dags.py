@@ -5,6 +5,11 @@ One story from the first events to a user who is forgotten, since each state fol
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -100,3 +105,34 @@ def test_a_gate_that_refuses_ends_the_run_and_leaves_the_live_model(spark, confi
     (decision,) = tables.collect("decisions")
     assert (decision["action"], "below publish.min_coverage 1" in decision["reason"]) == ("refuse", True)
     assert live_version(tables) is None
+
+
+def test_killed_and_run_by_two_airflows_at_once_it_publishes_one_version(spark, config, airflow, tmp_path):
+    """A run is killed in the middle of its training; then two that know nothing of each other go on with it."""
+    given = overrides(config, **{"train.iterations": 1500, "train.snapshot_every": 1})
+    write(tmp_path, "events.csv", tastes(1, 200))
+    assert airflow.run("ingest", set=given, path=str(tmp_path / "events.csv"))["state"] == "success"
+    killed = airflow.start("train", set=given)
+    snapshots = Path(config.tables.root) / "_snapshots"
+    while killed.poll() is None and not list(snapshots.glob("2*/*/manifest.json")):
+        time.sleep(0.2)
+    assert killed.poll() is None, "it ended before it could be killed"
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    (begun,) = (path.name for path in snapshots.glob("2*"))
+
+    others = [each.start("train", set=given) for each in (airflow, airflow.another(tmp_path / "airflow"))]
+    states = [airflow.ended(each)["state"] for each in others]
+    assert states == ["success", "success"]
+    tables = Tables(spark, config.tables)
+    assert [row["model_version"] for row in tables.collect("models")] == [begun]
+    assert [(row["model_version"], row["action"]) for row in tables.collect("decisions")] == [(begun, "publish")]
+    assert live_version(tables) == begun
+    for side in ("user", "item"):
+        rows = tables.read(f"{side}_factors").select("model_version", f"{side}_id").collect()
+        assert len(rows) == len(set(rows))
+        assert {row.model_version for row in rows} == {begun}
+    evaluated = tables.read("evaluations").select("recommender", "metric", "segment", "k", "fold").collect()
+    assert len(evaluated) == len(set(evaluated))
+    lists = tables.read("recommendations").select("user_id", "rank").collect()
+    assert len(lists) == len(set(lists)) == 3 * USERS

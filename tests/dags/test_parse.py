@@ -16,7 +16,7 @@ POOLS = json.loads((CHECKOUT / "conf" / "airflow" / "pools.json").read_text())
 
 @pytest.fixture(scope="module")
 def found(airflow) -> dict[str, Any]:
-    return airflow.script("describe_dags.py")
+    return airflow.describe()
 
 
 def tasks(found: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
