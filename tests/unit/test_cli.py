@@ -103,6 +103,11 @@ def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
         (["evaluate", "--model-version", "v1"], {"model_version": "v1"}),
         (["compare"], {"champion": None, "challenger": None}),
         (["compare", "v1", "v2"], {"champion": "v1", "challenger": "v2"}),
+        (["compare", "live", "v2"], {"champion": None, "challenger": "v2"}),
+        (["compare", "v1", "newest"], {"champion": "v1", "challenger": None}),
+        (["gate", "--model-version", "v1"], {"model_version": "v1"}),
+        (["catchup"], {"model_version": None}),
+        (["quality"], {}),
         (["publish"], {"model_version": None, "rollback": False}),
         (["publish", "--model-version", "v1"], {"model_version": "v1", "rollback": False}),
         (["publish", "--rollback"], {"model_version": None, "rollback": True}),
@@ -116,6 +121,18 @@ def test_options_reach_the_pipeline(calls: Calls, line: list[str], arguments: di
     assert calls[1] == (line[0], "spark", arguments)
 
 
+@pytest.mark.parametrize(("retrain", "status"), [(True, 0), (False, 8)])
+def test_a_scheduler_is_told_by_the_exit_status_whether_to_train(calls: Calls, retrain: bool, status: int) -> None:
+    class Looked(BaseModel):
+        retrain: bool
+
+    calls.outcome = Looked(retrain=retrain)
+    found = invoke("quality", "--exit-code")
+    assert found.exit_code == status
+    assert json.loads(found.stdout) == {"retrain": retrain}
+    assert invoke("quality").exit_code == 0
+
+
 @pytest.mark.parametrize(
     ("stem", "arguments"),
     [
@@ -124,6 +141,9 @@ def test_options_reach_the_pipeline(calls: Calls, line: list[str], arguments: di
         ("train", {}),
         ("evaluate", {"model_version": None}),
         ("compare", {"champion": "v1", "challenger": None}),
+        ("gate", {"model_version": None}),
+        ("catchup", {"model_version": None}),
+        ("quality", {}),
         ("publish", {"model_version": None, "rollback": False}),
         ("recommend", {"model_version": None}),
         ("demo", {"events": None}),
