@@ -4,8 +4,8 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-stream soak-stream rapids \
-	airflow test-airflow test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
+.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-stream bench-month \
+	soak-stream rapids airflow test-airflow test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -73,6 +73,9 @@ bench-stream: setup ## micro-batches of a stream beside a retraining by MLlib (3
 soak-stream: setup ## a stream at a steady rate for half an hour, with a publish in the middle (ARGS="--minutes 2" is a trial)
 	@$(RUN) OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/soak.py $(ARGS)
 
+bench-month: setup ## a month with two shifts of taste: trained nightly, streamed, and both (ARGS="--days 6 --shifts 3 --out FILE" is a trial)
+	@$(RUN) $(TEST_THREADS) python benchmarks/month.py $(ARGS)
+
 rapids: setup ## fetch the RAPIDS plugin (1 GB) for its tests, which `make test` then runs too
 	@$(RUN) python scripts/fetch_rapids.py
 
@@ -94,7 +97,7 @@ test-kafka: kafka-jars ## test streams from Kafka, with a broker of their own (a
 airflow: setup .airflow/ready ## start Airflow with our DAGs at http://127.0.0.1:8080; it prints the password of user admin
 	@$(AIRFLOW) airflow standalone
 
-test-airflow: setup .venv-airflow/ready ## run the DAGs for real, on Spark on this machine (ARGS="-k words" selects)
+test-airflow: setup .venv-airflow/ready .venv/browser ## run the DAGs for real, on Spark on this machine, and Airflow's page in Chromium where it is installed (ARGS="-k words" selects)
 	@$(RUN) $(TEST_THREADS) python -m pytest tests/dags $(ARGS)
 
 pins: $(BIN)/uv ## complete constraints.txt after a change of dependencies (ARGS=--upgrade moves every version)
@@ -133,6 +136,10 @@ endif
 	@$(BIN)/python scripts/prepare_spark.py --java-home "$$(cat .venv/java-home)"
 	@touch $@
 	@echo "Ready. To call lakefactor or spark-submit yourself: source $(BIN)/activate"
+
+.venv/browser: constraints.txt | .venv/packages
+	@$(UV_INSTALL) --editable '.[browser]'
+	@touch $@
 
 .venv-airflow/ready: constraints-airflow.txt | $(BIN)/uv
 	@echo "Installing Airflow into .venv-airflow (1 minute, 0.5 GB)"

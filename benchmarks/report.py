@@ -14,6 +14,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 SCALING = ROOT / "docs" / "scaling.md"
+MONTH = ROOT / "benchmarks" / "results" / "month.json"
 MARKS = "<!-- measured: made by make docs -->\n", "<!-- end of measured -->\n"
 LOWER_IS_BETTER = ("rmse", "mae")
 SPLITS = {
@@ -44,6 +45,7 @@ def page() -> str:
             *_stream(results("stream")),
             *_soak(results("stream_soak")),
             *_stream_quality(results("stream_quality")),
+            *(_month(results("month")) if MONTH.exists() else []),
         ]
     )
 
@@ -325,6 +327,36 @@ def _stream_quality(record: dict[str, Any]) -> list[str]:
     return [*lines, "", f"Defaults: {defaults['user_rule']}, {defaults['item_rule']}, rho {defaults['rho']:g}.", ""]
 
 
+def _month(record: dict[str, Any]) -> list[str]:
+    problem, first, second = record["problem"], *record["problem"]["shifts"]
+    lines = [
+        "## A month with two shifts of taste",
+        "",
+        f"`make bench-month`: {problem['days']} days of {problem['events_per_day']:,} synthetic events of "
+        f"{problem['users']:,} users and {problem['items']:,} items, after {problem['history_days']} days that the "
+        f"first model is trained on. With day {first} and day {second}, {problem['shifted']:.0%} of the users change "
+        "tastes with one another. `nightly` trains every midnight, `stream` learns as events arrive and never trains, "
+        "`stream_drift` trains where the pipeline `quality` asks for it. NDCG@10 is measured before each third of a "
+        "day is learned, on the same users' new items for all; seconds are those in pipelines. Settings: "
+        f"{', '.join(f'`{one}`' for one in problem['settings'])}; else the defaults. " + _measured(record["machine"]),
+        "",
+        "![NDCG@10 per day of each way, with its trainings](images/month.svg)",
+        "",
+        "| | NDCG@10 | the day of each shift | three days later | trainings | rollbacks | seconds in pipelines |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, arm in record["arms"].items():
+        days = arm["ndcg_per_day"]
+        shown = [", ".join(f"{days[day + later]:.4f}" for day in (first, second)) for later in (0, 3)]
+        counts = f"{len(arm['retrained_at_days'])} | {len(arm['rolled_back_at_days'])}"
+        seconds = ", ".join(f"{pipeline} {took:.0f}" for pipeline, took in arm["seconds"].items())
+        lines.append(
+            f"| {name} | {arm['ndcg']:.4f} | {' | '.join(shown)} | {counts} "
+            f"| {sum(arm['seconds'].values()):.0f} ({seconds}) |"
+        )
+    return [*lines, ""]
+
+
 def _measured(machine: dict[str, Any], more: str = "") -> str:
     load = f"{machine['load_average'][0]:.1f} before and {machine['load_average_after'][0]:.1f} after"
     return f"Measured {machine['at']} on {machine['cpu']}, {machine['cores']} cores{more}, load average {load}."
@@ -357,14 +389,37 @@ SECTIONS = {
 }
 
 
-def plot(part: dict[str, Any]) -> None:
-    """Draw docs/time_to_quality.svg, one panel for each data set."""
+def _pyplot() -> Any:
+    """Return matplotlib's, set to draw the same SVG of the same figures."""
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams["svg.hashsalt"] = "lakefactor"
     from matplotlib import pyplot
 
+    return pyplot
+
+
+def plot_month(record: dict[str, Any]) -> None:
+    """Draw docs/images/month.svg: NDCG per day, a dot on it where an arm trained, a line where tastes shift."""
+    figure, axis = _pyplot().subplots(figsize=(9, 4))
+    for name, arm in record["arms"].items():
+        days = arm["ndcg_per_day"]
+        trained = [min(int(moment), len(days) - 1) for moment in arm["retrained_at_days"]]
+        axis.plot(days, label=name, marker="o", markevery=sorted(set(trained)), markersize=4)
+    for shift in record["problem"]["shifts"]:
+        axis.axvline(shift, color="grey", linestyle=":")
+    axis.set(xlabel="day (dots: a training was published)", ylabel="NDCG@10, before learning")
+    axis.legend()
+    figure.tight_layout()
+    images = ROOT / "docs" / "images"
+    images.mkdir(exist_ok=True)
+    figure.savefig(images / "month.svg", metadata={"Date": None})
+
+
+def plot(part: dict[str, Any]) -> None:
+    """Draw docs/time_to_quality.svg, one panel for each data set."""
+    pyplot = _pyplot()
     figure, axes = pyplot.subplots(1, len(part["data"]), figsize=(5 * len(part["data"]), 4), squeeze=False)
     for axis, (name, found) in zip(axes[0], part["data"].items(), strict=True):
         for trainer, points in found.items():
@@ -382,3 +437,5 @@ if __name__ == "__main__":
     engine = results("train")
     if "data" in engine.get("time_to_quality", {}):
         plot(engine["time_to_quality"])
+    if MONTH.exists():
+        plot_month(results("month"))
