@@ -43,9 +43,10 @@ OVERRIDES = {
     "set": Param(
         [],
         type="array",
-        items={"type": "string", "pattern": r"^[a-z]+\.[a-z0-9_]+=.*$"},
+        items={"type": "string", "pattern": r"^(?!stream\.kafka_options)[a-z]+\.[a-z0-9_]+=.*$"},
         title="Configuration",
-        description="Keys to change for this run, one `section.key=value` a line; `lakefactor config` lists them.",
+        description="Keys to change for this run, one `section.key=value` a line; `lakefactor config` lists them. "
+        "No secrets: Airflow keeps and shows what is given here.",
     )
 }
 """Parameters that every DAG has."""

@@ -9,6 +9,7 @@ from airflow.sdk import DAG, Param
 PATH = Param(
     type="string",
     minLength=1,
+    pattern=r"^(?![A-Za-z][A-Za-z0-9+.-]*:.*:.*@)",  # no password: Airflow keeps and shows what is given here
     description="File or folder (CSV, JSON lines, Parquet) or Delta table: a URI, or a path that the driver sees.",
 )
 

@@ -210,6 +210,12 @@ def test_a_truncated_file_is_refused_and_nothing_is_written(spark, config, tmp_p
     assert not Tables(spark, config.tables).exists("events")
 
 
+def test_a_path_with_a_password_is_refused_and_not_shown(spark, config):
+    with pytest.raises(InputError, match="must not hold a password") as refused:
+        ingest.run(spark, config, ["s3a://key:canary@bucket/events"])
+    assert "canary" not in str(refused.value)
+
+
 def test_any_mix_of_rows_adds_up(spark, config, tmp_path):
     random = np.random.default_rng(3)
     texts = [["u1", "u2", "", '"q""q"'], ["i1", "i2", "ü"], ["1", "2", "x", "NaN"], ["5", "6", "", "never"]]

@@ -277,6 +277,22 @@ def test_config_prints_what_is_in_effect(tmp_path: Path) -> None:
     assert json.loads(invoke("config", "--config", str(file), "--json").stdout) == values
 
 
+@pytest.mark.parametrize("as_json", [(), ("--json",)])
+def test_config_prints_no_secret(as_json: tuple[str, ...]) -> None:
+    shown = invoke("config", "--set", "stream.kafka_options={sasl='canary'}", *as_json).stdout
+    assert "(hidden)" in shown
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize("line", [("train", "--result"), ("publish", "--model-version")])
+def test_a_place_of_a_result_holds_no_password(line: tuple[str, ...], calls: Calls) -> None:
+    at = "@" if line[1] == "--model-version" else ""
+    result = invoke(*line, f"{at}s3://key:canary@bucket/train.json")
+    assert result.exit_code == InputError.exit_code
+    assert "the place of a result must not hold a password" in result.stderr
+    assert "canary" not in result.output
+
+
 def test_the_version_is_told() -> None:
     result = invoke("--version")
     assert (result.exit_code, result.stdout) == (0, f"lakefactor {__version__}\n")

@@ -14,7 +14,7 @@ from lakefactor.cli.errors import NOT_CALLED_FOR, exit_statuses, reported
 from lakefactor.cli.options import ConfigFile, Debug, ModelVersion, Overrides, Result
 from lakefactor.cli.output import print_json
 from lakefactor.cli.running import run_job
-from lakefactor.config import load
+from lakefactor.config import load, without_secrets
 from lakefactor.config.toml import toml
 from lakefactor.errors import InputError
 from lakefactor.log import show
@@ -283,7 +283,7 @@ def show_config(
 ) -> None:
     """Print the configuration in effect as a TOML file in which a comment explains every key."""
     with reported(debug):
-        settings = load(config, overrides or ())
+        settings = without_secrets(load(config, overrides or ()))
         if as_json:
             print_json(settings.model_dump(mode="json"))
         else:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lakefactor.cli.output import json_text
+from lakefactor.config.places import NO_PASSWORD, has_password
 from lakefactor.errors import InputError, SnapshotError
 
 
@@ -62,5 +63,7 @@ def _parted(place: str) -> tuple[str, str]:
     >>> _parted("s3://lake/_results/train.json"), _parted("train.json")
     (('s3://lake/_results', 'train.json'), ('.', 'train.json'))
     """
+    if has_password(place):
+        raise InputError(f"the place of a result {NO_PASSWORD}")
     folder, _, name = place.rpartition("/")
     return folder or ("/" if place.startswith("/") else "."), name

@@ -9,12 +9,13 @@ from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthet
 from lakefactor.config.loading import load
 from lakefactor.config.model_sections import Model, Sgd, Train
 from lakefactor.config.operation_sections import Evaluate, Publish, Quality, Recommend
-from lakefactor.config.record import canonical_json, digest, recorded
+from lakefactor.config.record import HIDDEN, canonical_json, digest, recorded, without_secrets
 from lakefactor.config.section import Section
 from lakefactor.config.sections import Config
 from lakefactor.config.stream_section import Stream
 
 __all__ = [
+    "HIDDEN",
     "Config",
     "Evaluate",
     "Ingest",
@@ -34,4 +35,5 @@ __all__ = [
     "digest",
     "load",
     "recorded",
+    "without_secrets",
 ]

@@ -33,6 +33,16 @@ def keys() -> dict[str, dict[str, Any]]:
     }
 
 
+@cache
+def secrets() -> tuple[str, ...]:
+    """Dotted names of the keys whose values are shown and recorded nowhere.
+
+    >>> secrets()
+    ('stream.kafka_options',)
+    """
+    return tuple(key for key, schema in keys().items() if schema.get("secret"))
+
+
 def allowed(schema: dict[str, Any]) -> str:
     """Say in words which values a JSON schema accepts.
 

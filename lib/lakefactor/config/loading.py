@@ -13,7 +13,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from lakefactor.config.fields import allowed, keys, sections
+from lakefactor.config.fields import allowed, keys, secrets, sections
+from lakefactor.config.record import HIDDEN
 from lakefactor.config.sections import Config
 from lakefactor.errors import ConfigError
 
@@ -57,7 +58,7 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         try:
             changed.add(_override(data, text))
         except ValueError as error:
-            problems.append(f"--set {text}: {error}")
+            problems.append(f"--set {_shown(text)}: {error}")
     try:
         config = Config.model_validate_json(json.dumps(data, default=_not_json))
     except ValidationError as error:
@@ -144,7 +145,15 @@ def _lines(detail: ErrorDetails, data: dict[str, Any], changed: set[str]) -> lis
     return [f"{start}found {_found(data, detail)}; allowed: {allowed(schema)}"]
 
 
+def _shown(text: str) -> str:
+    """Return an override as an error text may show it."""
+    name = text.partition("=")[0]
+    return f"{name}={HIDDEN}" if name.strip().startswith(secrets()) else text
+
+
 def _found(data: Any, detail: ErrorDetails) -> str:
+    if ".".join(map(str, detail["loc"][:2])) in secrets():
+        return HIDDEN
     try:
         for part in detail["loc"]:
             data = data[part]

@@ -9,6 +9,7 @@ import re
 from urllib.parse import unquote
 
 SCHEMES = ("file", "s3", "s3a", "gs", "abfs", "abfss", "hdfs", "dbfs")
+NO_PASSWORD = "must not hold a password; give credentials to Spark's file system settings"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _CATALOG = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", re.ASCII)
 
@@ -42,9 +43,26 @@ def check_root(root: str) -> str:
         raise ValueError(f"tables.root has the scheme `{scheme[1]}`; known are {', '.join(SCHEMES)}, or a plain path")
     if scheme and not root[scheme.end() :].strip("/"):
         raise ValueError(f"tables.root names no folder after `{scheme[0]}`")
-    if scheme and ":" in root[scheme.end() :].rpartition("@")[0]:
-        raise ValueError("tables.root must not hold a password; give credentials to Spark's file system settings")
+    if has_password(root):
+        raise ValueError(f"tables.root {NO_PASSWORD}")
     return root
+
+
+def without_password(place: str) -> str:
+    """Return `place` if no password is in it; it is not shown, in an error text either."""
+    if has_password(place):
+        raise ValueError(f"a path or URI {NO_PASSWORD}")
+    return place
+
+
+def has_password(place: str) -> bool:
+    """Tell whether a URI holds a password; keys of object stores may have slashes.
+
+    >>> has_password("s3a://key:se/cret@bucket/lake"), has_password("abfss://container@account/lake")
+    (True, False)
+    """
+    scheme = _SCHEME.match(place)
+    return scheme is not None and ":" in place[scheme.end() :].rpartition("@")[0]
 
 
 def check_snapshot_root(root: str) -> str:

@@ -1,12 +1,31 @@
-"""A configuration as recorded text: canonical JSON, and its digest."""
+"""A configuration as recorded text: canonical JSON, without what is secret, and its digest."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 
+from lakefactor.config.fields import secrets
 from lakefactor.config.section import Section
 from lakefactor.config.sections import Config
+
+HIDDEN = "(hidden)"
+"""What is shown and recorded in place of a secret value."""
+
+
+def without_secrets(config: Config) -> Config:
+    """Return `config` as it may be shown and recorded.
+
+    >>> from lakefactor.config import Stream
+    >>> without_secrets(Config(stream=Stream(kafka_options={"kafka.ssl.key.password": "x"}))).stream.kafka_options
+    {'kafka.ssl.key.password': '(hidden)'}
+    """
+    for key in secrets():
+        name, _, table = key.partition(".")
+        section = getattr(config, name)
+        hidden = section.model_copy(update={table: dict.fromkeys(getattr(section, table), HIDDEN)})
+        config = config.model_copy(update={name: hidden})
+    return config
 
 
 def canonical_json(config: Section) -> str:

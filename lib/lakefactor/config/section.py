@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+SECRET: dict[str, JsonValue] = {"secret": True}
+"""Mark of a field that holds a table whose values may be passwords."""
+
 EventType = Annotated[str, Field(min_length=1)]
 
 SectionT = TypeVar("SectionT", bound="Section")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from lakefactor.config.section import NonNegative, Positive, Section, refuse
+from lakefactor.config.places import without_password
+from lakefactor.config.section import SECRET, NonNegative, Positive, Section, refuse
 
+Place = Annotated[str, AfterValidator(without_password)]
 Rule = Literal["off", "exact", "proximal", "sgd", "momentum", "adagrad", "rmsprop", "adam"]
 
 
@@ -24,13 +26,16 @@ class Stream(Section):
         description="`changes`: what others append to `events`; `files`: new files in `path` (read as section `ingest` "
         "says); `kafka`: JSON messages of `kafka_topic`.",
     )
-    path: str = Field("", description="Landing folder or URI of `files`.")
+    path: Place = Field("", description="Landing folder or URI of `files`.")
     kafka_servers: str = Field("", description="Bootstrap servers of `kafka`, as `host:port,host:port`.")
     kafka_topic: str = Field("", description="Topic of `kafka`.")
     kafka_options: dict[str, str] = Field(
-        default={}, description="More options of Spark's Kafka source, as `kafka.security.protocol`."
+        default={},
+        description="More options of Spark's Kafka source, as `kafka.security.protocol`. Their values are shown and "
+        "recorded nowhere.",
+        json_schema_extra=SECRET,
     )
-    checkpoint: str = Field(
+    checkpoint: Place = Field(
         "",
         description="Folder or URI of the checkpoint. Empty: `_checkpoints` under `tables.root`, then the name.",
     )
@@ -104,7 +109,7 @@ class Stream(Section):
         description="Page-Hinkley's threshold of the cumulative deviation, in standard deviations of the metric from "
         "micro-batch to micro-batch.",
     )
-    metrics_file: str = Field(
+    metrics_file: Place = Field(
         "",
         description="File that gets the stream's metrics in Prometheus' text format after every micro-batch, for the "
         "textfile collector of node_exporter, which reads `*.prom`. Empty: none.",

@@ -10,7 +10,7 @@ from typing import Any
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
-from lakefactor.config import canonical_json
+from lakefactor.config import canonical_json, without_secrets
 from lakefactor.pipelines.run_log import RunLog
 from lakefactor.pipelines.training_run import Training
 from lakefactor.spark.tables import Tables
@@ -79,7 +79,7 @@ def _model_row(training: Training, model_version: str, trained: Trained) -> dict
         "algorithm": config.model.algorithm,
         "rank": config.model.rank,
         "identity": training.identity,
-        "config": canonical_json(config),
+        "config": canonical_json(without_secrets(config)),
         "seed": config.model.seed,
         "input_versions": {"interactions": training.interactions_version},
         "library_versions": {name: version(name) for name in RECORDED_LIBRARIES},

@@ -15,6 +15,7 @@ from py4j.protocol import Py4JJavaError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from lakefactor.config.places import NO_PASSWORD, has_password
 from lakefactor.errors import InputError
 
 _EXTENSIONS = {
@@ -170,6 +171,8 @@ def _statuses(spark: SparkSession, asked: str) -> list[Any]:
     """Return the FileStatus of what a path, or else a pattern, names."""
     if not asked.strip():
         raise InputError("an input path is empty; give a file, a folder or a Delta table")
+    if has_password(asked):
+        raise InputError(f"an input path {NO_PASSWORD}")
     files, path = at(spark, asked)
     path = files.makeQualified(path)
     if files.exists(path):

@@ -31,6 +31,9 @@ KAFKA_SOURCE = "org.apache.spark.sql.kafka010.KafkaSourceProvider"
 DELTA_EXTENSION = "io.delta.sql.DeltaSparkSessionExtension"
 DELTA_CATALOG = "org.apache.spark.sql.delta.catalog.DeltaCatalog"
 
+SECRET_SETTINGS = "(?i)secret|password|passphrase|token|access[.]?key|account[.]key|jaas"
+"""Settings whose values Spark hides in event logs and on its page: Spark's own pattern, Azure's account keys, Kafka."""
+
 
 def build(config: Config, app_name: str) -> SparkSession:
     """Start or adopt the Spark session that a job runs in.
@@ -129,6 +132,7 @@ def _settings(config: Config, submitted: dict[str, str] | None) -> dict[str, str
         "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",  # INT96 is slow to read and has no statistics
         "spark.sql.execution.arrow.maxRecordsPerBatch": "100000",  # fewer, larger batches into Python
         "spark.ui.showConsoleProgress": "false",
+        "spark.redaction.regex": SECRET_SETTINGS,
         # Compiled code that is kept. A micro-batch has more pieces than the default 100 and compiled them all anew.
         "spark.sql.codegen.cache.maxEntries": "2000",
     }

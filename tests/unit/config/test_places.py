@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from lakefactor.config import load
 from lakefactor.config.places import SCHEMES, check_catalog, check_root
+from lakefactor.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -44,6 +46,13 @@ def test_a_path_or_uri_is_kept_as_it_is(root: str) -> None:
 def test_what_is_not_plainly_a_place_is_refused(root: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         check_root(root)
+
+
+@pytest.mark.parametrize("key", ["tables.root", "train.snapshot_root", "stream.path", "stream.checkpoint"])
+def test_a_place_with_a_password_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ConfigError, match="must not hold a password") as refused:
+        load(None, [f"{key}=s3a://key:canary/canary@bucket/a"])
+    assert "canary" not in str(refused.value)
 
 
 @pytest.mark.parametrize("catalog", ["", "lake", "main.lake", "A_1.b_2"])
