@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from _assets import INTERACTIONS, LIVE_MODEL, MODELS, RECOMMENDATIONS
-from _submit import OVERRIDES, TRAIN_POOL, submit, version_of
+from _assets import INTERACTIONS
+from _release import release
+from _submit import OVERRIDES
 from airflow.sdk import DAG, Param
 
 FRESH = Param(False, type="boolean", description="Train again, even where the same training has been done.")
@@ -26,8 +27,4 @@ the gate fails `publish`, is a row of `decisions`, and leaves the live model as 
     default_args={"retries": 2, "retry_delay": timedelta(minutes=1), "execution_timeout": timedelta(hours=12)},
     tags=["lakefactor"],
 ):
-    train = submit("train", pool=TRAIN_POOL, outlets=[MODELS])
-    evaluate = submit("evaluate", *version_of("train"), pool=TRAIN_POOL)
-    publish = submit("publish", *version_of("train"), outlets=[LIVE_MODEL])
-    recommend = submit("recommend", *version_of("publish"), outlets=[RECOMMENDATIONS])
-    train >> evaluate >> publish >> recommend
+    release()

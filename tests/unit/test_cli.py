@@ -26,7 +26,9 @@ from lakefactor.errors import GateRefusedError, InputError, RankFailedError, Set
 
 CHECKOUT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))
-COMMANDS = ("ingest", "interactions", "train", "evaluate", "compare", "publish", "recommend", "stream", "demo")
+COMMANDS = (
+    "ingest", "interactions", "train", "tune", "evaluate", "compare", "publish", "recommend", "stream", "demo",
+)  # fmt: skip
 
 Run = Callable[..., Any]
 
@@ -81,7 +83,11 @@ def test_the_last_line_of_stdout_is_the_result(calls: Calls) -> None:
     assert result.exit_code == 0
     assert json.loads(result.stdout) == Record().model_dump()
     assert result.stdout.count("\n") == 1
-    assert calls == [("session", "lakefactor train", 7), ("train", "spark", {"fresh": False}), ("stopped",)]
+    assert calls == [
+        ("session", "lakefactor train", 7),
+        ("train", "spark", {"fresh": False, "tuned": None}),
+        ("stopped",),
+    ]
 
 
 def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
@@ -96,6 +102,8 @@ def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
     [
         (["ingest", "a.csv", "folder"], {"paths": ["a.csv", "folder"]}),
         (["interactions"], {}),
+        (["train", "--fresh", "--tuned", "s1"], {"fresh": True, "tuned": "s1"}),
+        (["tune"], {}),
         (["evaluate"], {"model_version": None}),
         (["evaluate", "--model-version", "v1"], {"model_version": "v1"}),
         (["compare"], {"champion": None, "challenger": None}),
@@ -118,7 +126,8 @@ def test_options_reach_the_pipeline(calls: Calls, line: list[str], arguments: di
     [
         ("ingest", {"paths": ["a.csv"]}),
         ("interactions", {}),
-        ("train", {}),
+        ("train", {"fresh": False, "tuned": "s1"}),
+        ("tune", {}),
         ("evaluate", {"model_version": None}),
         ("compare", {"champion": "v1", "challenger": None}),
         ("publish", {"model_version": None, "rollback": False}),

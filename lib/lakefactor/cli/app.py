@@ -83,6 +83,14 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train anew, even where the same training has been done, or was cut off.")
     ] = False,
+    tuned: Annotated[
+        str | None,
+        typer.Option(
+            "--tuned",
+            metavar="STUDY",
+            help="With the values of the best trial of a tuning study; @PLACE: the one that a --result there names.",
+        ),
+    ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     result: Result = None,
@@ -93,7 +101,17 @@ def train(
     Readers do not see the version until `publish` makes it the live one. While configuration and interactions are the
     same, a training that was done is found and not done again, and one that was cut off goes on from its last snapshot.
     """
-    run_job("train", config, overrides, debug, result, fresh=fresh)
+    run_job("train", config, overrides, debug, result, fresh=fresh, tuned=tuned)
+
+
+@app.command(epilog=_sections("tune", "model", "train", "sgd", "evaluate"))
+def tune(config: ConfigFile = None, overrides: Overrides = None, result: Result = None, debug: Debug = False) -> None:
+    """Search for better hyperparameters, trial by trial, into `trials`.
+
+    The first trial is the configuration as it is. A study that was cut off goes on with the trials that are missing.
+    Nothing is trained for readers: `train --tuned STUDY` does that with the best values.
+    """
+    run_job("tune", config, overrides, debug, result)
 
 
 @app.command(epilog=_sections("evaluate"))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lakefactor.cli.errors import reported
 from lakefactor.cli.output import print_json, print_summary
-from lakefactor.cli.results import version_named, write_result
+from lakefactor.cli.results import NAMED, named, write_result
 from lakefactor.config import Config, load
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def run_job(
     result : str or None
         Where to write the result, beside stdout.
     **arguments
-        Further arguments of the pipeline's ``run(spark, config, ...)``; a ``model_version`` may be the ``@PLACE`` of a
-        result that names one.
+        Further arguments of the pipeline's ``run(spark, config, ...)``; those of `results.NAMED` may be the
+        ``@PLACE`` of a result that names them.
 
     Raises
     ------
@@ -57,8 +57,7 @@ def run_job(
     """
     with reported(debug):
         settings = load(config, overrides or ())
-        if "model_version" in arguments:
-            arguments["model_version"] = version_named(arguments["model_version"])
+        arguments |= {name: named(name, arguments[name]) for name in NAMED.keys() & arguments.keys()}
         with _session(settings, f"lakefactor {stem}") as spark:
             done = import_module(f"lakefactor.pipelines.{stem}").run(spark, settings, **arguments)
             record = done.model_dump(mode="json")

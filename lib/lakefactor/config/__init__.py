@@ -6,13 +6,14 @@ Depends on errors alone; must not import Spark, torch or tables.
 from __future__ import annotations
 
 from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
-from lakefactor.config.loading import load
+from lakefactor.config.loading import changed, load
 from lakefactor.config.model_sections import Model, Sgd, Train
 from lakefactor.config.operation_sections import Evaluate, Publish, Recommend
 from lakefactor.config.record import canonical_json, digest, recorded
 from lakefactor.config.section import Section
 from lakefactor.config.sections import Config
 from lakefactor.config.stream_section import Stream
+from lakefactor.config.tune_section import Tune
 
 __all__ = [
     "Config",
@@ -29,7 +30,9 @@ __all__ = [
     "Synthetic",
     "Tables",
     "Train",
+    "Tune",
     "canonical_json",
+    "changed",
     "digest",
     "load",
     "recorded",

@@ -16,6 +16,7 @@ from lakefactor.config.model_sections import Feedback, Model, Sgd, Train
 from lakefactor.config.operation_sections import Evaluate, Publish, Recommend
 from lakefactor.config.section import Section, refuse
 from lakefactor.config.stream_section import Stream
+from lakefactor.config.tune_section import SEARCHED, Tune
 
 SVD_LACKS_OF_MODEL = ("alpha", "unobserved_weight", "user_reg", "item_reg", "bias_reg", "reg_exponent")
 SVD_LACKS_OF_TRAIN = ("solver", "cg_steps", "block_size", "sweeps", "precision", "exchange_dtype", "memory_budget_mb")
@@ -32,6 +33,7 @@ class Config(Section):
     train: Train = Train()
     sgd: Sgd = Sgd()
     evaluate: Evaluate = Evaluate()
+    tune: Tune = Tune()
     publish: Publish = Publish()
     recommend: Recommend = Recommend()
     stream: Stream = Stream()
@@ -60,9 +62,11 @@ class Config(Section):
         if self.stream.huber and self.feedback == "implicit":
             problems.append("stream.huber is for explicit feedback only: set it to 0")
         problems += self._model_problems() + self._unused()
-        cutoff = re.search(r"_at_(\d+)$", self.publish.metric)
-        if cutoff and int(cutoff[1]) not in self.evaluate.ks:
-            problems.append(f"publish.metric {self.publish.metric} needs the cut-off {cutoff[1]} in evaluate.ks")
+        for key, metric in (("publish.metric", self.publish.metric), ("tune.metric", self.tune.metric)):
+            cutoff = re.search(r"_at_(\d+)$", metric)
+            if cutoff and int(cutoff[1]) not in self.evaluate.ks:
+                problems.append(f"{key} {metric} needs the cut-off {cutoff[1]} in evaluate.ks")
+        problems += self.tune.problems({name: type(getattr(self, name)) for name in SEARCHED})
         return refuse(self, problems)
 
     def _model_problems(self) -> list[str]:
