@@ -27,8 +27,12 @@ from lakefactor.errors import GateRefusedError, InputError, RankFailedError, Set
 CHECKOUT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))
 COMMANDS = (
-    "ingest", "interactions", "train", "tune", "evaluate", "compare", "publish", "recommend", "stream", "demo",
+    "ingest", "interactions", "train", "tune", "evaluate", "compare", "publish", "recommend", "stream", "experiment",
+    "demo",
 )  # fmt: skip
+
+ARGUMENTS = {"ingest": ["a.csv"], "experiment": ["start", "x"]}
+"""What a command cannot do without."""
 
 Run = Callable[..., Any]
 
@@ -112,6 +116,8 @@ def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
         (["publish", "--model-version", "v1"], {"model_version": "v1", "rollback": False}),
         (["publish", "--rollback"], {"model_version": None, "rollback": True}),
         (["recommend", "--model-version", "v1"], {"model_version": "v1"}),
+        (["experiment", "stop", "x"], {"action": "stop", "name": "x", "paths": []}),
+        (["experiment", "expose", "x", "a.csv"], {"action": "expose", "name": "x", "paths": ["a.csv"]}),
         (["demo"], {"events": None}),
         (["demo", "--events", __file__], {"events": Path(__file__)}),
     ],
@@ -132,6 +138,7 @@ def test_options_reach_the_pipeline(calls: Calls, line: list[str], arguments: di
         ("compare", {"champion": "v1", "challenger": None}),
         ("publish", {"model_version": None, "rollback": False}),
         ("recommend", {"model_version": None}),
+        ("experiment", {"action": "start", "name": "x", "paths": []}),
         ("demo", {"events": None}),
     ],
 )
@@ -174,7 +181,7 @@ def test_not_a_number_in_a_result_is_null(calls: Calls) -> None:
     ],
 )
 def test_a_bad_configuration_is_refused_before_spark(calls: Calls, command: str, override: str, message: str) -> None:
-    paths = ["a.csv"] if command == "ingest" else []
+    paths = ARGUMENTS.get(command, [])
     result = invoke(command, *paths, "--set", override)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
@@ -294,7 +301,7 @@ def test_every_pipeline_has_a_job() -> None:
 def test_a_job_is_the_command_of_its_name(
     calls: Calls, stem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = ["a.csv"] if stem == "ingest" else []
+    paths = ARGUMENTS.get(stem, [])
     monkeypatch.setattr(sys, "argv", [f"jobs/{stem}.py", *paths, "--set", "model.rank=7"])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(CHECKOUT / "jobs" / f"{stem}.py"), run_name="__main__")

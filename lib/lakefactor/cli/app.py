@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -213,6 +214,34 @@ def stream(
             print_json(found.model_dump(mode="json"))
         else:
             show(stream_status.render(found))
+
+
+class ExperimentAction(str, Enum):
+    """What `experiment` does."""
+
+    start, expose, analyse, stop = "start", "expose", "analyse", "stop"
+
+
+@app.command(no_args_is_help=True, epilog=_sections("experiment"))
+def experiment(
+    action: Annotated[ExperimentAction, typer.Argument(help="What to do.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The A/B test.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH...]", help="Exposures: CSV, JSON lines, Parquet or Delta."),
+    ] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
+) -> None:
+    """Run an A/B test of model versions: start it, take in who was exposed, analyse outcomes, stop it.
+
+    `start` records the section experiment. `expose` reads user_id, variant, exposed_at. `analyse` compares the variants
+    by the events after the exposure; given files, it takes them in before. Which variant a user sees: `lakefactor query
+    variant`, or docs/experiments.md.
+    """
+    run_job("experiment", config, overrides, debug, result, action=action.value, name=name, paths=paths or [])
 
 
 @app.command(epilog=_sections("synthetic", "and those of every step"))

@@ -6,6 +6,7 @@ Depends on errors alone; must not import Spark, torch or tables.
 from __future__ import annotations
 
 from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
+from lakefactor.config.experiment_section import Experiment
 from lakefactor.config.loading import changed, load
 from lakefactor.config.model_sections import Model, Sgd, Train
 from lakefactor.config.operation_sections import Evaluate, Publish, Recommend
@@ -18,6 +19,7 @@ from lakefactor.config.tune_section import Tune
 __all__ = [
     "Config",
     "Evaluate",
+    "Experiment",
     "Ingest",
     "Interactions",
     "Model",

@@ -12,6 +12,7 @@ import re
 from pydantic import model_validator
 
 from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
+from lakefactor.config.experiment_section import Experiment
 from lakefactor.config.model_sections import Feedback, Model, Sgd, Train
 from lakefactor.config.operation_sections import Evaluate, Publish, Recommend
 from lakefactor.config.section import Section, refuse
@@ -37,6 +38,7 @@ class Config(Section):
     publish: Publish = Publish()
     recommend: Recommend = Recommend()
     stream: Stream = Stream()
+    experiment: Experiment = Experiment()
     synthetic: Synthetic = Synthetic()
 
     @property
