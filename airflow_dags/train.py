@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from _assets import DRIFT, INTERACTIONS, LIVE_MODEL, MODELS, RECOMMENDATIONS
-from _submit import OVERRIDES, TRAIN_POOL, defaults, result_of, submit, version_of
-from airflow.sdk import DAG, Param, chain
+from _assets import DRIFT, INTERACTIONS
+from _release import release
+from _submit import OVERRIDES, defaults, submit
+from airflow.sdk import DAG, Param
 
 FRESH = Param(False, type="boolean", description="Train again, even where the same training has been done.")
 
@@ -25,13 +26,4 @@ of `interactions`, one that was cut off goes on from its last snapshot, and a ve
     default_args=defaults(hours=12),
     tags=["lakefactor"],
 ):
-    chain(
-        submit("interactions"),
-        submit("train", "{{ '--fresh' if params.fresh else '' }}", pool=TRAIN_POOL, outlets=[MODELS]),
-        submit("evaluate", *version_of("train"), pool=TRAIN_POOL),
-        submit("compare", "live", f"@{result_of('train')}", pool=TRAIN_POOL),
-        submit("gate", *version_of("train")),
-        submit("catchup", *version_of("train")),
-        submit("publish", *version_of("train"), outlets=[LIVE_MODEL]),
-        submit("recommend", *version_of("publish"), outlets=[RECOMMENDATIONS]),
-    )
+    submit("interactions") >> release("{{ '--fresh' if params.fresh else '' }}")

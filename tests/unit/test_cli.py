@@ -27,9 +27,11 @@ from lakefactor.errors import GateRefusedError, InputError, RankFailedError, Set
 CHECKOUT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))
 COMMANDS = (
-    *("ingest", "interactions", "train", "evaluate", "compare", "gate", "catchup", "publish", "quality"),
-    *("recommend", "stream", "demo"),
+    *("ingest", "interactions", "train", "tune", "evaluate", "compare", "gate", "catchup", "publish", "quality"),
+    *("recommend", "stream", "experiment", "demo"),
 )
+ARGUMENTS = {"ingest": ["a.csv"], "experiment": ["start", "x"]}
+"""What a command cannot do without."""
 
 Run = Callable[..., Any]
 
@@ -84,7 +86,11 @@ def test_the_last_line_of_stdout_is_the_result(calls: Calls) -> None:
     assert result.exit_code == 0
     assert json.loads(result.stdout) == Record().model_dump()
     assert result.stdout.count("\n") == 1
-    assert calls == [("session", "lakefactor train", 7), ("train", "spark", {"fresh": False}), ("stopped",)]
+    assert calls == [
+        ("session", "lakefactor train", 7),
+        ("train", "spark", {"fresh": False, "tuned": None}),
+        ("stopped",),
+    ]
 
 
 def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
@@ -99,6 +105,8 @@ def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
     [
         (["ingest", "a.csv", "folder"], {"paths": ["a.csv", "folder"]}),
         (["interactions"], {}),
+        (["train", "--fresh", "--tuned", "s1"], {"fresh": True, "tuned": "s1"}),
+        (["tune"], {}),
         (["evaluate"], {"model_version": None}),
         (["evaluate", "--model-version", "v1"], {"model_version": "v1"}),
         (["compare"], {"champion": None, "challenger": None}),
@@ -112,6 +120,8 @@ def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
         (["publish", "--model-version", "v1"], {"model_version": "v1", "rollback": False}),
         (["publish", "--rollback"], {"model_version": None, "rollback": True}),
         (["recommend", "--model-version", "v1"], {"model_version": "v1"}),
+        (["experiment", "stop", "x"], {"action": "stop", "name": "x", "paths": []}),
+        (["experiment", "expose", "x", "a.csv"], {"action": "expose", "name": "x", "paths": ["a.csv"]}),
         (["demo"], {"events": None}),
         (["demo", "--events", __file__], {"events": Path(__file__)}),
     ],
@@ -138,7 +148,8 @@ def test_a_scheduler_is_told_by_the_exit_status_whether_to_train(calls: Calls, r
     [
         ("ingest", {"paths": ["a.csv"]}),
         ("interactions", {}),
-        ("train", {}),
+        ("train", {"fresh": False, "tuned": "s1"}),
+        ("tune", {}),
         ("evaluate", {"model_version": None}),
         ("compare", {"champion": "v1", "challenger": None}),
         ("gate", {"model_version": None}),
@@ -146,6 +157,7 @@ def test_a_scheduler_is_told_by_the_exit_status_whether_to_train(calls: Calls, r
         ("quality", {}),
         ("publish", {"model_version": None, "rollback": False}),
         ("recommend", {"model_version": None}),
+        ("experiment", {"action": "start", "name": "x", "paths": []}),
         ("demo", {"events": None}),
     ],
 )
@@ -188,7 +200,7 @@ def test_not_a_number_in_a_result_is_null(calls: Calls) -> None:
     ],
 )
 def test_a_bad_configuration_is_refused_before_spark(calls: Calls, command: str, override: str, message: str) -> None:
-    paths = ["a.csv"] if command == "ingest" else []
+    paths = ARGUMENTS.get(command, [])
     result = invoke(command, *paths, "--set", override)
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("error: ")
@@ -324,7 +336,7 @@ def test_every_pipeline_has_a_job() -> None:
 def test_a_job_is_the_command_of_its_name(
     calls: Calls, stem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = ["a.csv"] if stem == "ingest" else []
+    paths = ARGUMENTS.get(stem, [])
     monkeypatch.setattr(sys, "argv", [f"jobs/{stem}.py", *paths, "--set", "model.rank=7"])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(CHECKOUT / "jobs" / f"{stem}.py"), run_name="__main__")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -87,6 +88,14 @@ def train(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Train anew, even where the same training has been done, or was cut off.")
     ] = False,
+    tuned: Annotated[
+        str | None,
+        typer.Option(
+            "--tuned",
+            metavar="STUDY",
+            help="With the values of the best trial of a tuning study; @PLACE: the one that a --result there names.",
+        ),
+    ] = None,
     config: ConfigFile = None,
     overrides: Overrides = None,
     result: Result = None,
@@ -97,7 +106,17 @@ def train(
     Readers do not see the version until `publish` makes it the live one. While configuration and interactions are the
     same, a training that was done is found and not done again, and one that was cut off goes on from its last snapshot.
     """
-    run_job("train", config, overrides, debug, result, fresh=fresh)
+    run_job("train", config, overrides, debug, result, fresh=fresh, tuned=tuned)
+
+
+@app.command(epilog=_sections("tune", "model", "train", "sgd", "evaluate"))
+def tune(config: ConfigFile = None, overrides: Overrides = None, result: Result = None, debug: Debug = False) -> None:
+    """Search for better hyperparameters, trial by trial, into `trials`.
+
+    The first trial is the configuration as it is. A study that was cut off goes on with the trials that are missing.
+    Nothing is trained for readers: `train --tuned STUDY` does that with the best values.
+    """
+    run_job("tune", config, overrides, debug, result)
 
 
 @app.command(epilog=_sections("evaluate"))
@@ -254,6 +273,34 @@ def stream(
             print_json(found.model_dump(mode="json"))
         else:
             show(stream_status.render(found))
+
+
+class ExperimentAction(str, Enum):
+    """What `experiment` does."""
+
+    start, expose, analyse, stop = "start", "expose", "analyse", "stop"
+
+
+@app.command(no_args_is_help=True, epilog=_sections("experiment"))
+def experiment(
+    action: Annotated[ExperimentAction, typer.Argument(help="What to do.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The A/B test.")],
+    paths: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PATH...]", help="Exposures: CSV, JSON lines, Parquet or Delta."),
+    ] = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
+) -> None:
+    """Run an A/B test of model versions: start it, take in who was exposed, analyse outcomes, stop it.
+
+    `start` records the section experiment. `expose` reads user_id, variant, exposed_at. `analyse` compares the variants
+    by the events after the exposure; given files, it takes them in before. Which variant a user sees: `lakefactor query
+    variant`, or docs/experiments.md.
+    """
+    run_job("experiment", config, overrides, debug, result, action=action.value, name=name, paths=paths or [])
 
 
 @app.command(epilog=_sections("synthetic", "and those of every step"))

@@ -125,6 +125,22 @@ def history(
 
 
 @app.command(no_args_is_help=True)
+def variant(
+    experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT", help="The A/B test.")],
+    user: User,
+    as_json: AsJson = False,
+    root: Root = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    debug: Debug = False,
+) -> None:
+    """Show which variant of an A/B test a user sees, and the model version to read for it."""
+    with reported(debug):
+        rows = _rows(_reader(config, overrides, root).variant(experiment, user))
+        _print(rows, as_json, f"experiment {experiment!r} for user {user!r}", ("variant", "running"))
+
+
+@app.command(no_args_is_help=True)
 def sql(
     query: Annotated[
         str, typer.Argument(metavar="SELECT", help="One SELECT statement over the tables, by their names.")

@@ -31,17 +31,32 @@ def write_result(place: str, result: Mapping[str, Any]) -> None:
         raise InputError(f"--result {place} cannot be written: {error}") from error
 
 
-def version_named(text: str | None) -> str | None:
-    """Return a model version that is given by name, or as ``@PLACE``: the one that a result at that place names.
+NAMED = {
+    "model_version": ("--model-version", "model_version"),
+    "champion": ("A", "model_version"),
+    "challenger": ("B", "model_version"),
+    "tuned": ("--tuned", "study_id"),
+}
+"""Arguments of pipelines that may point at a result: what people call them, and the field that they mean."""
+
+
+def named(argument: str, text: str | None) -> str | None:
+    """Return what an argument names: directly, or as ``@PLACE``, in the result at that place.
+
+    Parameters
+    ----------
+    argument : str
+        A key of `NAMED`.
+    text : str or None
 
     Raises
     ------
     InputError
-        There is no result there, or it names no version.
+        There is no result there, or it names nothing of the kind.
 
     Examples
     --------
-    >>> version_named("20261122-154312-3f9c"), version_named(None)
+    >>> named("model_version", "20261122-154312-3f9c"), named("model_version", None)
     ('20261122-154312-3f9c', None)
     """
     if text is None or not text.startswith("@"):
@@ -49,12 +64,13 @@ def version_named(text: str | None) -> str | None:
     from lakefactor.factorization.snapshot_folder import Folder
 
     folder, name = _parted(text[1:])
+    option, field = NAMED[argument]
     try:
-        return str(json.loads(Folder(folder).read_bytes(name))["model_version"])
+        return str(json.loads(Folder(folder).read_bytes(name))[field])
     except FileNotFoundError:
-        raise InputError(f"--model-version {text}: there is no result; has the job that makes it ended?") from None
+        raise InputError(f"{option} {text}: there is no result; has the job that makes it ended?") from None
     except (OSError, ValueError, KeyError, TypeError, SnapshotError) as error:
-        raise InputError(f"--model-version {text}: that is no result with a model version: {error}") from error
+        raise InputError(f"{option} {text}: that is no result with a {field.replace('_', ' ')}: {error}") from error
 
 
 def _parted(place: str) -> tuple[str, str]:

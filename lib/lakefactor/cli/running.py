@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from lakefactor.cli.errors import reported
 from lakefactor.cli.output import print_json, print_summary
-from lakefactor.cli.results import version_named, write_result
+from lakefactor.cli.results import NAMED, named, write_result
 from lakefactor.config import Config, load
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-_VERSIONS = {"model_version", "champion", "challenger"}
-"""Arguments that name a model version."""
 
 STOP_SECONDS = 30.0
 """Longest wait for Spark to stop; a JVM that hangs ends with this process anyway."""
@@ -50,8 +47,8 @@ def run_job(
     result : str or None
         Where to write the result, beside stdout.
     **arguments
-        Further arguments of the pipeline's ``run(spark, config, ...)``; a model version may be the ``@PLACE`` of a
-        result that names one.
+        Further arguments of the pipeline's ``run(spark, config, ...)``; those of `results.NAMED` may be the
+        ``@PLACE`` of a result that names them.
 
     Raises
     ------
@@ -60,8 +57,7 @@ def run_job(
     """
     with reported(debug):
         settings = load(config, overrides or ())
-        for name in _VERSIONS & arguments.keys():
-            arguments[name] = version_named(arguments[name])
+        arguments |= {name: named(name, arguments[name]) for name in NAMED.keys() & arguments.keys()}
         with _session(settings, f"lakefactor {stem}") as spark:
             done = import_module(f"lakefactor.pipelines.{stem}").run(spark, settings, **arguments)
             record = done.model_dump(mode="json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,36 @@ def load(path: Path | None, overrides: Sequence[str] = ()) -> Config:
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError("\n  ".join([f"{path or 'configuration'}: {count}", *problems]))
     return config
+
+
+def changed(config: Config, values: Mapping[str, Any]) -> Config:
+    """Return a configuration with other values, checked as a whole.
+
+    Parameters
+    ----------
+    config : Config
+    values : mapping
+        By dotted key, as ``{"model.rank": 8}``.
+
+    Raises
+    ------
+    ConfigError
+        A value is not allowed, or the values contradict each other.
+
+    Examples
+    --------
+    >>> changed(Config(), {"model.rank": 8}).model.rank
+    8
+    """
+    data = config.model_dump(mode="json")
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        data[section][name] = value
+    try:
+        return Config.model_validate_json(json.dumps(data))
+    except ValidationError as error:
+        problems = [line for detail in error.errors() for line in _lines(detail, data, set())]
+        raise ConfigError("; ".join(problems)) from None
 
 
 def _read(path: Path) -> dict[str, Any]:

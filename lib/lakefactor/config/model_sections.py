@@ -13,6 +13,8 @@ Algorithm = Literal["implicit_als", "ials", "explicit_als", "nmf", "svd", "lsa",
 Feedback = Literal["implicit", "explicit"]
 Solver = Literal["cholesky", "cg", "subspace"]
 Optimizer = Literal["sgd", "momentum", "adagrad", "rmsprop", "adam"]
+RANK_METRICS = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
+"""What can be measured after every iteration, each with a cut-off, as ``ndcg_at_10``."""
 
 
 class Model(Section):
@@ -165,12 +167,11 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Train:
-        known = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
         name, _, cutoff = self.stop_metric.partition("_at_")
-        if self.stop_metric and (name not in known or not 1 <= int(cutoff) <= 1000):
+        if self.stop_metric and (name not in RANK_METRICS or not 1 <= int(cutoff) <= 1000):
             raise ValueError(
                 f"train.stop_metric {self.stop_metric!r} is not a rank metric: "
-                f"one of {', '.join(known)}, then _at_ and a cut-off from 1 to 1000"
+                f"one of {', '.join(RANK_METRICS)}, then _at_ and a cut-off from 1 to 1000"
             )
         return self
 

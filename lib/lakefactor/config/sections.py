@@ -12,10 +12,12 @@ import re
 from pydantic import model_validator
 
 from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
+from lakefactor.config.experiment_section import Experiment
 from lakefactor.config.model_sections import Feedback, Model, Sgd, Train
 from lakefactor.config.operation_sections import Evaluate, Publish, Quality, Recommend
 from lakefactor.config.section import Section, refuse
 from lakefactor.config.stream_section import Stream
+from lakefactor.config.tune_section import SEARCHED, Tune
 
 SVD_LACKS_OF_MODEL = ("alpha", "unobserved_weight", "user_reg", "item_reg", "bias_reg", "reg_exponent")
 SVD_LACKS_OF_TRAIN = ("solver", "cg_steps", "block_size", "sweeps", "precision", "exchange_dtype", "memory_budget_mb")
@@ -34,10 +36,12 @@ class Config(Section):
     train: Train = Train()
     sgd: Sgd = Sgd()
     evaluate: Evaluate = Evaluate()
+    tune: Tune = Tune()
     publish: Publish = Publish()
     quality: Quality = Quality()
     recommend: Recommend = Recommend()
     stream: Stream = Stream()
+    experiment: Experiment = Experiment()
     synthetic: Synthetic = Synthetic()
 
     @property
@@ -63,9 +67,11 @@ class Config(Section):
         if self.stream.huber and self.feedback == "implicit":
             problems.append("stream.huber is for explicit feedback only: set it to 0")
         problems += self._model_problems() + self._unused()
-        cutoff = re.search(r"_at_(\d+)$", self.publish.metric)
-        if cutoff and int(cutoff[1]) not in self.evaluate.ks:
-            problems.append(f"publish.metric {self.publish.metric} needs the cut-off {cutoff[1]} in evaluate.ks")
+        for key, metric in (("publish.metric", self.publish.metric), ("tune.metric", self.tune.metric)):
+            cutoff = re.search(r"_at_(\d+)$", metric)
+            if cutoff and int(cutoff[1]) not in self.evaluate.ks:
+                problems.append(f"{key} {metric} needs the cut-off {cutoff[1]} in evaluate.ks")
+        problems += self.tune.problems({name: type(getattr(self, name)) for name in SEARCHED})
         return refuse(self, problems)
 
     def _model_problems(self) -> list[str]:

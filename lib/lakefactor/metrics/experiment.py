@@ -20,16 +20,16 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lakefactor.contracts.assignment import number_at, place
 from lakefactor.errors import InputError
-from lakefactor.kernels import hash_ids, splitmix64
 
 
 def assign(ids: pa.Array[Any], salt: str, shares: Sequence[float]) -> NDArray[np.int64]:
-    """Assign users to variants, by the hash of id and salt alone.
+    """Assign users to variants, by the hash of salt and id alone: `lakefactor.contracts.assignment`, for many users.
 
     Parameters
     ----------
-    ids : pyarrow StringArray, LargeStringArray or Int64Array, shape (n,)
+    ids : pyarrow array of texts or integers, shape (n,)
         Without nulls.
     salt : str
         Name of the experiment; another one gives an independent assignment.
@@ -52,10 +52,8 @@ def assign(ids: pa.Array[Any], salt: str, shares: Sequence[float]) -> NDArray[np
     >>> bool((assign(users, "s", (1, 1))[2:] == assign(users[2:], "s", (1, 1))).all())
     True
     """
-    bounds = np.cumsum(_shares(shares))
-    salted = hash_ids(ids) ^ hash_ids(pa.array([salt], pa.string()))
-    uniform = (splitmix64(salted) >> np.uint64(11)) * 2.0**-53
-    return np.minimum(np.searchsorted(bounds, uniform, side="right"), len(bounds) - 1).astype(np.int64)
+    scaled = _shares(shares).tolist()
+    return np.array([number_at(place(user, salt), scaled) for user in ids.to_pylist()], np.int64)
 
 
 def sample_ratio_p_value(counts: Sequence[int], shares: Sequence[float]) -> float:
@@ -183,6 +181,25 @@ def compare(control: Outcomes, treatment: Outcomes, level: float = 0.95) -> Comp
         variance**2 / (one.users - 1) for variance, one in zip(variances, (control, treatment), strict=True)
     )
     return _around(control, treatment, float(t.ppf((1 + level) / 2, freedom)) * error)
+
+
+def p_value(control: Outcomes, treatment: Outcomes) -> float:
+    """Return how likely a difference as large, or larger, is without any (Welch's t-test, two-sided).
+
+    Right when it is looked at once, as `compare`. NaN below two users of a variant, or where no outcome varies.
+
+    Examples
+    --------
+    >>> round(p_value(Outcomes.of(np.array([1.0, 2, 3])), Outcomes.of(np.array([4.0, 5, 6]))), 4)
+    0.0213
+    """
+    from scipy.stats import ttest_ind_from_stats
+
+    variances = [one.variance for one in (control, treatment)]
+    if np.isnan(variances).any() or not any(variances):
+        return nan
+    stats = [part for one in (control, treatment) for part in (one.mean, sqrt(one.variance), one.users)]
+    return float(ttest_ind_from_stats(*stats, equal_var=False).pvalue)
 
 
 def compare_any_time(control: Outcomes, treatment: Outcomes, planned_users: int, level: float = 0.95) -> Comparison:

@@ -16,7 +16,7 @@ from rich.table import Table
 from lakefactor.config import Config
 from lakefactor.log import say, show
 from lakefactor.pipelines import evaluate
-from lakefactor.pipelines.evaluations import LOWER_IS_BETTER, Evaluation, Measured, evaluation
+from lakefactor.pipelines.evaluations import Evaluation, Measured, evaluation, sign_of
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.measuring import MODEL
 from lakefactor.spark.tables import Tables
@@ -122,7 +122,7 @@ def _difference(segment: str, metric: str, old: Measured, new: Measured) -> Diff
     if metric.partition("_at_")[0] in UNVALUED:
         verdict = ""
     elif low is not None and high is not None and (low > 0 or high < 0):
-        verdict = "better" if (low > 0) != (metric in LOWER_IS_BETTER) else "worse"
+        verdict = "better" if sign_of(metric) * low > 0 else "worse"
     return Difference(
         metric=metric, segment=segment, champion=old.value, challenger=new.value, low=low, high=high, verdict=verdict
     )

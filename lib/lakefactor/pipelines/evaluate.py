@@ -70,11 +70,7 @@ def run(
     tables = Tables(spark, config.tables)
     record = newest(tables, model_version)
     as_trained = config.model_copy(update={name: getattr(record.config, name) for name in ("model", "train", "sgd")})
-    if as_trained.model.algorithm == "sgd" and config.evaluate.split == "user_holdout":
-        raise ConfigError(
-            "evaluate.split is user_holdout, which folds users in by least squares, but model.algorithm is sgd; "
-            "choose another evaluate.split"
-        )
+    refuse_unfit_split(as_trained)
     if interactions_version is None:
         interactions_version = record.interactions_version
     evaluation_id = digest(record.model_version, str(interactions_version), canonical_json(config.evaluate))[:16]
@@ -99,6 +95,15 @@ def run(
         folds=len(figures),
         metrics=by_name(_mean(figures)),
     )
+
+
+def refuse_unfit_split(config: Config) -> None:
+    """Raise ConfigError where the split is one that the model cannot be measured by."""
+    if config.model.algorithm == "sgd" and config.evaluate.split == "user_holdout":
+        raise ConfigError(
+            "evaluate.split is user_holdout, which folds users in by least squares, but model.algorithm is sgd; "
+            "choose another evaluate.split"
+        )
 
 
 def _done(tables: Tables, model_version: str, evaluation_id: str) -> EvaluateResult | None:
@@ -141,12 +146,16 @@ def _measure_fold(fold: Fold, config: Config) -> list[Figure]:
         with TrainingProgress(config.train.iterations, label=f"fold {fold.number + 1}") as progress:
             trained = train_interactions(train, config, progress)
         try:
-            subject = _subject(fold, trained, config)
-            return measure(fold, trained.factors("user"), subject, config.evaluate)
+            return measure_trained(fold, trained, config)
         finally:
             trained.release()
     finally:
         train.unpersist()
+
+
+def measure_trained(fold: Fold, trained: Trained, config: Config) -> list[Figure]:
+    """Measure what was trained on a fold by the fold's test part, as :func:`lakefactor.spark.measuring.measure`."""
+    return measure(fold, trained.factors("user"), _subject(fold, trained, config), config.evaluate)
 
 
 def _subject(fold: Fold, trained: Trained, config: Config) -> Subject:

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 from lakefactor.config import Config, Publish
 from lakefactor.errors import GateRefusedError
 from lakefactor.pipelines.decisions import Decision, record
-from lakefactor.pipelines.evaluations import LOWER_IS_BETTER, Evaluation, newest_evaluation
+from lakefactor.pipelines.evaluations import Evaluation, newest_evaluation, sign_of
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.measuring import MODEL, POPULARITY
 from lakefactor.spark.tables import Tables
@@ -177,8 +177,3 @@ def _against_live(gate: Publish, found: Evaluation, before: Evaluation) -> Itera
 def _gain(gate: Publish, value: float | None, other: float) -> float:
     assert value is not None
     return sign_of(gate.metric) * (value - other)
-
-
-def sign_of(metric: str) -> int:
-    """Return 1 where more is better, else -1; of a metric as ``rmse`` or ``ndcg_at_10``."""
-    return -1 if metric in LOWER_IS_BETTER else 1

@@ -69,10 +69,16 @@ def live_version(tables: Tables) -> str | None:
 
 
 def readable_versions(tables: Tables) -> set[str]:
-    """Return the versions that may still be read: the live one, the one to roll back to, and the newest."""
+    """Return the versions that may still be read.
+
+    They are the live one, the one to roll back to, the newest, and those of running A/B tests.
+    """
     versions: set[str | None] = set()
     if live := live_row(tables):
         versions |= {live["model_version"], live["previous_version"]}
+    if tables.exists("experiments"):
+        for experiment in tables.collect("experiments"):
+            versions |= set() if experiment["ended_at"] else set(experiment["variants"].values())
     if tables.exists("models"):
         with suppress(TableError):  # none yet
             versions.add(newest(tables).model_version)

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 from lakefactor.config import Config
 from lakefactor.log import say
 from lakefactor.pipelines import publish
-from lakefactor.pipelines.gate import sign_of
+from lakefactor.pipelines.evaluations import sign_of
 from lakefactor.pipelines.models import live_row, newest
 from lakefactor.spark.tables import Tables
 

@@ -30,6 +30,7 @@ from lakefactor.pipelines.models import ModelRecord, live_version, newest
 from lakefactor.pipelines.progress import TrainingProgress
 from lakefactor.pipelines.run_log import RunLog
 from lakefactor.pipelines.training_run import Training, clean_up, new_model_version, snapshot_folder
+from lakefactor.pipelines.trials import read_trials, with_best
 from lakefactor.spark.alignment import align
 from lakefactor.spark.attempts import Attempt, attempt_until_done
 from lakefactor.spark.barrier import rank_errors
@@ -58,7 +59,7 @@ class TrainResult(BaseModel):
     seconds_per_phase: dict[str, float]
 
 
-def run(spark: SparkSession, config: Config, fresh: bool = False) -> TrainResult:
+def run(spark: SparkSession, config: Config, fresh: bool = False, tuned: str | None = None) -> TrainResult:
     """Train a model; it stays invisible to readers until it is published.
 
     Parameters
@@ -67,11 +68,13 @@ def run(spark: SparkSession, config: Config, fresh: bool = False) -> TrainResult
     config : Config
     fresh : bool
         Train anew, even where the same training has been done, or was cut off.
+    tuned : str or None
+        A tuning study, whose best values take the place of the configuration's.
 
     Raises
     ------
     TableError
-        There is no ``interactions`` table.
+        There is no ``interactions`` table, or no such study.
     ConfigError
         ``train.warm_start`` is set and the live model is of another rank or algorithm.
     InputError, SolveError, SetupError, RankFailedError
@@ -79,6 +82,8 @@ def run(spark: SparkSession, config: Config, fresh: bool = False) -> TrainResult
     """
     tables = Tables(spark, config.tables)
     version = tables.version("interactions")
+    if tuned is not None:
+        config = with_best(config, read_trials(tables, tuned), tuned)
     with TrainingProgress(config.train.iterations) as progress:
         start, align_to = _model_to_start_from(tables, config, progress), _version_to_align_to(tables, config, progress)
         training = Training.of(config, tables, version, start, align_to)

@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakefactor.config import Tables
+from lakefactor.contracts.assignment import variant_of
 from lakefactor.errors import InputError, TableError, UnknownIdError
 from lakefactor.query.ids import guesses, parse_id, quoted
 from lakefactor.query.lake import Lake
@@ -122,6 +123,37 @@ class Reader:
         if item is not None and user is None:
             return self._factors("item", item, self._version(model_version))
         raise InputError("factors are of one user or of one item; give exactly one of the two")
+
+    def variant(self, experiment: str, user: str | int) -> pa.Table:
+        """Return which variant of an A/B test a user sees: one row.
+
+        Any user has one, whether a model knows the user or not.
+
+        Parameters
+        ----------
+        experiment : str
+        user : str or int
+
+        Returns
+        -------
+        pyarrow.Table
+            ``experiment, user_id, variant, model_version, running``.
+        """
+        columns = ("variants", "shares", "ended_at")
+        rows = self._lake.rows("experiments", columns, {"experiment": experiment}).to_pylist(maps_as_pydicts="strict")
+        if not rows:
+            raise UnknownIdError(f"table experiments holds no {experiment!r}; 'lakefactor experiment start' makes one")
+        user_id = parse_id(user, self._lake.schema("exposures").field("user_id").type, "user_id of exposures")
+        name = variant_of(user_id, experiment, rows[0]["shares"])
+        return pa.table(
+            {
+                "experiment": [experiment],
+                "user_id": [user_id],
+                "variant": [name],
+                "model_version": [rows[0]["variants"][name]],
+                "running": [rows[0]["ended_at"] is None],
+            }
+        )
 
     def models(self) -> pa.Table:
         """Return all model versions, newest first, each with the means of its newest evaluation.

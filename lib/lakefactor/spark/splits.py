@@ -81,6 +81,18 @@ def folds(interactions: DataFrame, config: Evaluate) -> Iterator[Fold]:
         yield _fold(0, interactions, F.col("last_event_time") > F.lit(_cut(interactions, config)))
 
 
+def inner_fold(interactions: DataFrame, config: Evaluate) -> Fold:
+    """Return the first fold of what the configured split leaves to train on.
+
+    What is chosen by it has not seen what an evaluation tests on. Parameters, errors: as `folds`; the times of
+    interactions are needed where the split needs them.
+    """
+    seen = next(folds(interactions, config)).train
+    times = interactions.select("user_id", "item_id", "last_event_time")
+    again = config.model_copy(update={"seed": config.seed ^ 1})  # the same hashes would hold out the same part
+    return next(folds(seen.join(times, ["user_id", "item_id"]), again))
+
+
 def _fold(number: int, interactions: DataFrame, is_test: Column, order: list[Column] | None = None) -> Fold:
     """Split by a condition, which may use each interaction's ``order`` among the ``size`` of its user."""
     marked = interactions
