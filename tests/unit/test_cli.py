@@ -182,6 +182,16 @@ def test_a_job_finds_the_version_that_another_job_left(calls: Calls, tmp_path: P
     assert (refused.exit_code, refused.stdout) == (InputError.exit_code, "")
 
 
+def test_a_training_finds_the_study_that_another_job_left(calls: Calls, tmp_path: Path) -> None:
+    place = tmp_path / "tune.json"
+    missing = invoke("train", "--tuned", f"@{place}")
+    assert missing.exit_code == InputError.exit_code
+    assert f"--tuned @{place}: there is no result" in missing.stderr
+    place.write_text('{"study_id": "s7"}')
+    assert invoke("train", "--tuned", f"@{place}").exit_code == 0
+    assert calls[-2] == ("train", "spark", {"fresh": False, "tuned": "s7"})
+
+
 def test_not_a_number_in_a_result_is_null(calls: Calls) -> None:
     calls.outcome = Record(objective=float("nan"))
     assert json.loads(invoke("train").stdout)["objective"] is None

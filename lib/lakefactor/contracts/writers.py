@@ -10,6 +10,7 @@ WRITTEN_BY = {
     "item_factors": "train",
     "models": "train",
     "run_log": "train",
+    "trials": "tune",
     "evaluations": "evaluate",
     "live_model": "publish",
     "decisions": "publish",
@@ -18,6 +19,9 @@ WRITTEN_BY = {
     "factor_updates": "stream",
     "stream_ledger": "stream",
     "drift": "stream",
+    "experiments": "experiment",
+    "exposures": "experiment",
+    "experiment_results": "experiment",
 }
 
 

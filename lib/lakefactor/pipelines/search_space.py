@@ -132,8 +132,9 @@ def fine_phase(config: Config, space: Space, coarse: Phase | None, best: Mapping
 def near(distribution: BaseDistribution, value: Any) -> BaseDistribution:
     """Return the part of a distribution around a value; of choices that value alone.
 
-    >>> near(FloatDistribution(1.0, 1000.0, log=True), 10.0)
-    FloatDistribution(high=31.622776601683793, log=True, low=3.162277660168379, step=None)
+    >>> left = near(FloatDistribution(1.0, 1000.0, log=True), 10.0)
+    >>> round(left.low, 3), round(left.high, 3), left.log
+    (3.162, 31.623, True)
     """
     if not isinstance(distribution, FloatDistribution | IntDistribution):
         return CategoricalDistribution([value])

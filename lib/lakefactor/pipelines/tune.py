@@ -235,8 +235,10 @@ def in_threads(spark: SparkSession, limit: int, action: Callable[[int], None], n
         # Each wrapped anew: what they inherit, job tags among it, is one object that all of its calls would share.
         tasks = [pool.submit(inheritable_thread_target(spark)(action), number) for number in numbers]
         wait(tasks, return_when=FIRST_EXCEPTION)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    except BaseException:  # an interrupt: Spark is about to stop, under trials that run
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    pool.shutdown(cancel_futures=True)
     for task in tasks:
         if not task.cancelled():
             task.result()
