@@ -45,7 +45,19 @@ OVERRIDES = {
 
 
 class Job(SparkSubmitOperator):
-    """A job of ``jobs/``, submitted; ``params["set"]`` is added to its arguments."""
+    """A job of ``jobs/``, submitted; parameters of the run are added to its arguments.
+
+    Parameters
+    ----------
+    options : dict of str to str
+        Option of the job by parameter: repeated for a list, bare for true, left out for what is empty.
+    **operator
+        Arguments of the operator.
+    """
+
+    def __init__(self, *, options: dict[str, str] | None = None, **operator: Any) -> None:
+        super().__init__(**operator)
+        self.options = {"set": "--set"} | (options or {})
 
     def execute(self, context: Context) -> None:
         """Submit the job and wait for its end.
@@ -55,8 +67,8 @@ class Job(SparkSubmitOperator):
         AirflowFailException
             It ended with a status that a retry would meet again.
         """
-        overrides = context["params"].get("set", [])
-        self.application_args = [*self.application_args, *(part for one in overrides for part in ("--set", one))]
+        given = ((option, context["params"].get(name)) for name, option in self.options.items())
+        self.application_args = [*self.application_args, *(part for one in given for part in _arguments(*one))]
         try:
             super().execute(context)
         except AirflowException as error:
@@ -64,6 +76,13 @@ class Job(SparkSubmitOperator):
             if status and int(status.group(1)) in FINAL:
                 raise AirflowFailException(str(error)) from error
             raise
+
+
+def _arguments(option: str, value: Any) -> list[str]:
+    if value is True:
+        return [option]
+    values = value if isinstance(value, list) else [value] if value else []
+    return [part for one in values for part in (option, str(one))]
 
 
 def submit(stem: str, *arguments: str, pool: str = WRITE_POOL, **operator: Any) -> Job:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
 from lakefactor.config.loading import load
 from lakefactor.config.model_sections import Model, Sgd, Train
-from lakefactor.config.operation_sections import Evaluate, Publish, Recommend
+from lakefactor.config.operation_sections import Evaluate, Forget, Maintain, Publish, Recommend
 from lakefactor.config.record import canonical_json, digest, recorded
 from lakefactor.config.section import Section
 from lakefactor.config.sections import Config
@@ -17,8 +17,10 @@ from lakefactor.config.stream_section import Stream
 __all__ = [
     "Config",
     "Evaluate",
+    "Forget",
     "Ingest",
     "Interactions",
+    "Maintain",
     "Model",
     "Publish",
     "Recommend",

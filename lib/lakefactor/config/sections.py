@@ -13,7 +13,7 @@ from pydantic import model_validator
 
 from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
 from lakefactor.config.model_sections import Feedback, Model, Sgd, Train
-from lakefactor.config.operation_sections import Evaluate, Publish, Recommend
+from lakefactor.config.operation_sections import Evaluate, Forget, Maintain, Publish, Recommend
 from lakefactor.config.section import Section, refuse
 from lakefactor.config.stream_section import Stream
 
@@ -35,6 +35,8 @@ class Config(Section):
     publish: Publish = Publish()
     recommend: Recommend = Recommend()
     stream: Stream = Stream()
+    maintain: Maintain = Maintain()
+    forget: Forget = Forget()
     synthetic: Synthetic = Synthetic()
 
     @property

@@ -18,6 +18,8 @@ WRITTEN_BY = {
     "factor_updates": "stream",
     "stream_ledger": "stream",
     "drift": "stream",
+    "suppressions": "forget",
+    "erasures": "forget",
 }
 
 

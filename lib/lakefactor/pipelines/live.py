@@ -300,8 +300,8 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
     record = newest(tables, model_version)
     check_streamed(record.config.model)
     _check_memory(record)
-    made = tables.commit_metadata("interactions", record.interactions_version)
-    if "span" not in made:
+    made = record.made_from
+    if made is None:
         raise TableError(
             f"version {record.interactions_version} of table interactions, which model version {model_version} was "
             "trained on, does not say what events it was made from; run 'lakefactor interactions', train and publish"
@@ -321,7 +321,7 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
     span = Span.recorded(made["span"])
     span = replace(span, types=span.types | {record.config.ingest.delete_event_type})  # it may come yet
     types = {side: read[side].schema.field(f"{side}_id").type for side in SIDES}
-    return Live(record, span, made["made_from"]["events_version"], model, updated, types)
+    return Live(record, span, made["events_version"], model, updated, types)
 
 
 def _check_memory(record: ModelRecord) -> None:
