@@ -1,4 +1,4 @@
-"""`lakefactor forget`, submitted: spark-submit jobs/forget.py --user ID [--dry-run] [--config FILE] [--set KEY=VALUE]."""
+"""`lakefactor forget`, submitted: spark-submit jobs/forget.py --user ID [--dry-run] [--config FILE] [--set ...]."""
 
 from lakefactor.cli import main_for
 

@@ -26,7 +26,10 @@ from lakefactor.errors import GateRefusedError, InputError, RankFailedError, Set
 
 CHECKOUT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))
-COMMANDS = ("ingest", "interactions", "train", "evaluate", "compare", "publish", "recommend", "stream", "demo")
+COMMANDS = (
+    "ingest", "interactions", "train", "evaluate", "compare", "publish", "recommend", "stream", "maintain", "forget",
+    "demo",
+)  # fmt: skip
 
 Run = Callable[..., Any]
 
@@ -104,6 +107,8 @@ def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
         (["publish", "--model-version", "v1"], {"model_version": "v1", "rollback": False}),
         (["publish", "--rollback"], {"model_version": None, "rollback": True}),
         (["recommend", "--model-version", "v1"], {"model_version": "v1"}),
+        (["maintain", "--dry-run"], {"dry_run": True}),
+        (["forget", "--user", "7", "--user", "8"], {"users": ["7", "8"], "users_file": None, "dry_run": False}),
         (["demo"], {"events": None}),
         (["demo", "--events", __file__], {"events": Path(__file__)}),
     ],
@@ -123,6 +128,8 @@ def test_options_reach_the_pipeline(calls: Calls, line: list[str], arguments: di
         ("compare", {"champion": "v1", "challenger": None}),
         ("publish", {"model_version": None, "rollback": False}),
         ("recommend", {"model_version": None}),
+        ("maintain", {"dry_run": True}),
+        ("forget", {"users": ["7"], "users_file": None, "dry_run": False}),
         ("demo", {"events": None}),
     ],
 )
@@ -285,7 +292,7 @@ def test_every_pipeline_has_a_job() -> None:
 def test_a_job_is_the_command_of_its_name(
     calls: Calls, stem: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = ["a.csv"] if stem == "ingest" else []
+    paths = {"ingest": ["a.csv"], "forget": ["--user", "7"]}.get(stem, [])
     monkeypatch.setattr(sys, "argv", [f"jobs/{stem}.py", *paths, "--set", "model.rank=7"])
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(CHECKOUT / "jobs" / f"{stem}.py"), run_name="__main__")

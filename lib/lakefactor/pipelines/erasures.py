@@ -50,14 +50,16 @@ def record_deleted(spark: SparkSession, tables: Tables, ids: list[str], facts: M
     _update(spark, tables, [{"erasure_id": name, "state": "deleted", "deleted_at": now, **facts} for name in ids])
 
 
-def is_pending(tables: Tables) -> bool:
-    """Tell whether the history may still name somebody who was forgotten."""
-    return tables.exists("erasures") and bool(tables.collect("erasures", {"state": "deleted"}))
+def tables_of_pending(tables: Tables) -> set[str]:
+    """Return the tables whose history may still name somebody who was forgotten."""
+    if not tables.exists("erasures"):
+        return set()
+    return {table for row in tables.collect("erasures", {"state": "deleted"}) for table in row["versions"]}
 
 
 def finish(spark: SparkSession, tables: Tables, left: Left) -> int:
     """Note of the requests whose history is gone that they are done, and return how many those were."""
-    if not is_pending(tables):
+    if not tables_of_pending(tables):
         return 0
     now = datetime.now(timezone.utc)
     done = [

@@ -33,7 +33,7 @@ from lakefactor.spark.files import refused, without_patterns
 from lakefactor.spark.stream_checkpoint import checkpoint_root, is_unfinished
 from lakefactor.spark.suppression import Suppression, make_salt
 from lakefactor.spark.tables import Tables
-from lakefactor.spark.upkeep import purge
+from lakefactor.spark.upkeep import checkpoint, purge
 from lakefactor.spark.user_rows import ERASURE, Users, count_rows, delete_rows, tables_with_users
 
 REMAINS = (
@@ -149,6 +149,7 @@ def _forget(
     for table in present:
         if load(table).deletion_vectors:
             purge(spark, tables, table)
+        checkpoint(spark, tables, table)  # at which the log can be cut, once it is old enough
     _discard_snapshots(config)
     facts = {
         "versions": {table: tables.version(table) for table in present},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from pydantic import BaseModel, ConfigDict
@@ -21,7 +22,7 @@ from lakefactor.factorization.snapshot_folder import Folder
 from lakefactor.log import say
 from lakefactor.pipelines.lease import held, holder_of
 from lakefactor.pipelines.models import readable_versions
-from lakefactor.pipelines.retention import needed_versions, past, remove_past
+from lakefactor.pipelines.retention import Needed, needed_versions, past, remove_past
 from lakefactor.pipelines.training_run import (
     LEASES,
     abandoned,
@@ -32,7 +33,7 @@ from lakefactor.pipelines.training_run import (
 )
 from lakefactor.spark.stream_checkpoint import checkpoint_root
 from lakefactor.spark.tables import Tables
-from lakefactor.spark.upkeep import compact, has_small_files, purge, removable_files, size_of
+from lakefactor.spark.upkeep import Size, compact, has_small_files, purge, removable_files, size_of
 
 OF_VERSIONS = ("user_factors", "item_factors", "factor_updates", "recommendations", "similar_items")
 """Tables whose rows go with their model version; what was measured and decided of it stays."""
@@ -119,55 +120,96 @@ def run(spark: SparkSession, config: Config, dry_run: bool = False) -> MaintainR
     if trainings and config.maintain.alone:
         raise SetupError(f"maintain.alone is set, but {trainings[0]} is at work; wait for its end, or set it to false")
     with _beside(config, dry_run) as stream:
-        busy = REWRITTEN_BY_STREAMS if stream else frozenset()
-        left = [f"{', '.join(sorted(busy))}: {stream} rewrites them"] if stream else []
-        kept, removed = _versions(tables, config)
-        if removed and (stream or trainings):
-            left.append(f"model versions {', '.join(removed)}: {stream or trainings[0]} is at work")
-            removed = []
-        old, idle = (abandoned(folder), finished_leases(folder)) if folder else ([], [])
-        present = [table for table in names() if tables.exists(table)]
-        before = {table: size_of(spark, tables, table) for table in present}
-        needed = needed_versions(spark, config, tables)
-        small = config.maintain.small_files
-        crowded = {t for t in present if t not in busy and has_small_files(spark, tables, t, small)}
-        gone = {}
-        for table in present if dry_run else ():
-            now = datetime.now(timezone.utc)
-            gone[table] = len(
-                removable_files(spark, tables, table, past(spark, config, tables, table, needed, now), now)
-            )
-        if not dry_run:
-            _remove_versions(spark, tables, removed)
-            if folder:
-                for run_id in old:
-                    snapshots.discard(folder, run_id)
-                for name in idle:
-                    Folder(f"{folder.root}/{LEASES}").remove(name)
-            left += [
-                f"{table}: others write to it" for table in present if not _tidied(spark, tables, table, crowded, busy)
-            ]
-            remove_past(spark, config, tables, [t for t in present if t != "interactions" or not trainings])
-        after = before if dry_run else {table: size_of(spark, tables, table) for table in present}
+        plan = _plan(spark, config, tables, stream, trainings)
+        if dry_run:
+            return _result(plan, plan.sizes, _removable(spark, config, tables, plan), True)
+        _remove_versions(spark, tables, plan.removed)
+        if folder:
+            _remove_leftovers(folder, plan)
+        left = [
+            f"{table}: others write to it" for table in plan.sizes if not _tidied(spark, tables, table, plan.crowded)
+        ]
+        plan.left.extend(left)
+        remove_past(spark, config, tables, [t for t in plan.sizes if t != "interactions" or not trainings])
+        after = {table: size_of(spark, tables, table) for table in plan.sizes}
+        removed = {table: max(0, plan.sizes[table].files - after[table].files) for table in after}
+        return _result(plan, after, removed, False)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is there, and what of it is to be done."""
+
+    sizes: dict[str, Size]
+    needed: dict[str, Needed]
+    crowded: set[str]
+    kept: list[str]
+    removed: list[str]
+    snapshots: list[str]
+    leases: list[str]
+    left: list[str]
+
+
+def _plan(spark: SparkSession, config: Config, tables: Tables, stream: str | None, trainings: list[str]) -> _Plan:
+    folder = snapshot_folder(config, say)
+    busy = REWRITTEN_BY_STREAMS if stream else frozenset()
+    left = [f"{', '.join(sorted(busy))}: {stream} rewrites them"] if stream else []
+    kept, removed = _versions(tables, config)
+    if removed and (stream or trainings):
+        left.append(f"model versions {', '.join(removed)}: {stream or trainings[0]} is at work")
+        removed = []
+    present = [table for table in names() if tables.exists(table)]
+    small = config.maintain.small_files
+    return _Plan(
+        sizes={table: size_of(spark, tables, table) for table in present},
+        needed=needed_versions(spark, config, tables),
+        crowded={table for table in present if table not in busy and has_small_files(spark, tables, table, small)},
+        kept=kept,
+        removed=removed,
+        snapshots=abandoned(folder) if folder else [],
+        leases=finished_leases(folder) if folder else [],
+        left=left,
+    )
+
+
+def _removable(spark: SparkSession, config: Config, tables: Tables, plan: _Plan) -> dict[str, int]:
+    """Return how many files of the past of each table would go as it is now."""
+    found = {}
+    for table in plan.sizes:
+        now = datetime.now(timezone.utc)
+        gone = past(spark, config, tables, table, plan.needed, now)
+        found[table] = 0 if gone.is_empty else len(removable_files(spark, tables, table, gone, now))
+    return found
+
+
+def _remove_leftovers(folder: Folder, plan: _Plan) -> None:
+    """Remove snapshots that nobody goes on with, and leases of trainings that do not run."""
+    for run_id in plan.snapshots:
+        snapshots.discard(folder, run_id)
+    for name in plan.leases:
+        Folder(f"{folder.root}/{LEASES}").remove(name)
+
+
+def _result(plan: _Plan, after: dict[str, Size], removed: dict[str, int], dry_run: bool) -> MaintainResult:
     return MaintainResult(
         dry_run=dry_run,
-        bytes_removed=sum(max(0, before[table].bytes - after[table].bytes) for table in present),
-        versions_removed=tuple(removed),
-        versions_kept=tuple(kept),
-        snapshots=len(old),
-        leases=len(idle),
-        left=tuple(left),
+        bytes_removed=sum(max(0, size.bytes - after[table].bytes) for table, size in plan.sizes.items()),
+        versions_removed=tuple(plan.removed),
+        versions_kept=tuple(plan.kept),
+        snapshots=len(plan.snapshots),
+        leases=len(plan.leases),
+        left=tuple(plan.left),
         tables={
             table: TableUpkeep(
-                files=before[table].files,
-                bytes=before[table].bytes,
+                files=size.files,
+                bytes=size.bytes,
                 files_after=after[table].files,
                 bytes_after=after[table].bytes,
-                removed=gone.get(table, max(0, before[table].files - after[table].files)),
-                compact=table in crowded,
-                needed=needed[table].why if table in needed else "",
+                removed=removed[table],
+                compact=table in plan.crowded,
+                needed=plan.needed[table].why if table in plan.needed else "",
             )
-            for table in present
+            for table, size in plan.sizes.items()
         },
     )
 
@@ -221,10 +263,8 @@ def _remove_versions(spark: SparkSession, tables: Tables, versions: list[str]) -
         tables.delete(table, which)
 
 
-def _tidied(spark: SparkSession, tables: Tables, table: str, crowded: set[str], busy: frozenset[str]) -> bool:
-    """Compact a table where it needs that, and purge it where rows are only marked as deleted."""
-    if table in busy:
+def _tidied(spark: SparkSession, tables: Tables, table: str, crowded: set[str]) -> bool:
+    """Compact a table where it needs that; first drop the rows that are only marked as deleted."""
+    if table not in crowded:
         return True
-    if table in crowded and not compact(spark, tables, table):
-        return False
-    return not load(table).deletion_vectors or purge(spark, tables, table)
+    return (not load(table).deletion_vectors or purge(spark, tables, table)) and compact(spark, tables, table)

@@ -11,7 +11,7 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.factorization.live_model import STREAMED
-from lakefactor.pipelines.erasures import finish, is_pending
+from lakefactor.pipelines.erasures import finish, tables_of_pending
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.files import names_in
 from lakefactor.spark.stream_checkpoint import checkpoint_root, is_unfinished, next_change
@@ -37,7 +37,7 @@ def needed_versions(spark: SparkSession, config: Config, tables: Tables) -> dict
     found: dict[str, list[Needed]] = {"events": _of_streams(spark, config, tables), "interactions": []}
     if tables.exists("events") and (needed := _of_live(tables)):
         found["events"].append(needed)
-    if tables.exists("models") and not is_pending(tables):
+    if tables.exists("models") and not tables_of_pending(tables):
         found["interactions"] = [
             Needed(row["input_versions"]["interactions"], f"model version {row['model_version']} was trained on it")
             for row in tables.collect("models")
@@ -56,12 +56,13 @@ def past(
 
 def remove_past(spark: SparkSession, config: Config, tables: Tables, names: Iterable[str]) -> None:
     """Remove the past of some tables as far as nobody needs it, and finish the erasures that waited for that."""
-    needed = needed_versions(spark, config, tables)
+    needed, waited_for = needed_versions(spark, config, tables), tables_of_pending(tables)
     left = {}
     for table in names:
         now = datetime.now(timezone.utc)
         gone = past(spark, config, tables, table, needed, now)
-        left[table] = (remove(spark, tables, table, gone, now), gone.before)
+        if table in waited_for or not gone.is_empty:
+            left[table] = (remove(spark, tables, table, gone, now), gone.before)
     finish(spark, tables, left)
 
 

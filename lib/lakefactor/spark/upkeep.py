@@ -46,14 +46,20 @@ class Past:
 
     Attributes
     ----------
-    first : int
-        First version that stays.
+    oldest, first : int
+        First version that is there, and first that stays.
     before : datetime
         Files that no version needs since then are removed.
     """
 
+    oldest: int
     first: int
     before: datetime
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether all versions stay."""
+        return self.first <= self.oldest
 
 
 def size_of(spark: SparkSession, tables: Tables, table: str) -> Size:
@@ -98,12 +104,12 @@ def past_of(spark: SparkSession, tables: Tables, table: str, hours: float, neede
     history = spark.sql(f"DESCRIBE HISTORY {tables.sql_name(table)}")
     rows = history.select("version", F.unix_millis("timestamp").alias("millis")).orderBy("version").collect()
     commits = [(row["version"], datetime.fromtimestamp(row["millis"] / 1000, timezone.utc)) for row in rows]
-    before = now - timedelta(hours=hours)
-    first = max((version for version, time in commits if time <= before), default=commits[0][0])
+    before, oldest = now - timedelta(hours=hours), commits[0][0]
+    first = max((version for version, time in commits if time <= before), default=oldest)
     if needed is None or needed > first:
-        return Past(first, before)
+        return Past(oldest, first, before)
     time = next((time for version, time in commits if version >= needed), commits[-1][1])
-    return Past(max(needed, commits[0][0]), min(before, time - MARGIN))
+    return Past(oldest, max(needed, oldest), min(before, time - MARGIN))
 
 
 def removable_files(spark: SparkSession, tables: Tables, table: str, past: Past, now: datetime) -> list[str]:
@@ -118,7 +124,7 @@ def remove(spark: SparkSession, tables: Tables, table: str, past: Past, now: dat
     farther than asked for, until the next time.
     """
     _vacuum(spark, tables, table, past, now)
-    _checkpoint(spark, tables, table)
+    checkpoint(spark, tables, table)
     log = f"{tables.location(table)}/_delta_log"
     found = names_in(spark, log)
     marks = [int(match[1]) for name in found if (match := _CHECKPOINT.fullmatch(name))]
@@ -130,6 +136,15 @@ def remove(spark: SparkSession, tables: Tables, table: str, past: Past, now: dat
             files.delete(folder.suffix(f"/{name}"), False)
     _forget_cached(spark, tables, table)
     return cut or min((int(match[1]) for name in found if (match := _LOG_FILE.fullmatch(name))), default=0)
+
+
+def checkpoint(spark: SparkSession, tables: Tables, table: str) -> None:
+    """Let Delta write a checkpoint of the newest version, unless there is one."""
+    tables.read(table)  # Delta looks for commits of others
+    log = _log(spark, tables, table)
+    mark = f"{log.unsafeVolatileSnapshot().version():020d}.checkpoint"
+    if not any(name.startswith(mark) for name in names_in(spark, f"{tables.location(table)}/_delta_log")):
+        log.checkpoint()
 
 
 def _attempted(spark: SparkSession, statement: str) -> bool:
@@ -156,15 +171,6 @@ def _vacuum(spark: SparkSession, tables: Tables, table: str, past: Past, now: da
     finally:
         for key, value in before.items():
             spark.conf.unset(key) if value is None else spark.conf.set(key, value)
-
-
-def _checkpoint(spark: SparkSession, tables: Tables, table: str) -> None:
-    """Let Delta write a checkpoint of the newest version, unless there is one."""
-    tables.read(table)  # Delta looks for commits of others
-    log = _log(spark, tables, table)
-    mark = f"{log.unsafeVolatileSnapshot().version():020d}.checkpoint"
-    if not any(name.startswith(mark) for name in names_in(spark, f"{tables.location(table)}/_delta_log")):
-        log.checkpoint()
 
 
 def _log(spark: SparkSession, tables: Tables, table: str) -> Any:
