@@ -50,11 +50,11 @@ def record_deleted(spark: SparkSession, tables: Tables, ids: list[str], facts: M
     _update(spark, tables, [{"erasure_id": name, "state": "deleted", "deleted_at": now, **facts} for name in ids])
 
 
-def tables_of_pending(tables: Tables) -> set[str]:
-    """Return the tables whose history may still name somebody who was forgotten."""
-    if not tables.exists("erasures"):
-        return set()
-    return {table for row in tables.collect("erasures", {"state": "deleted"}) for table in row["versions"]}
+def tables_of_pending(tables: Tables) -> dict[str, datetime]:
+    """Return the tables whose history may still name somebody who was forgotten, and since when."""
+    rows = tables.collect("erasures", {"state": "deleted"}) if tables.exists("erasures") else []
+    rows.sort(key=lambda row: row["deleted_at"], reverse=True)
+    return {table: row["deleted_at"] for row in rows for table in row["versions"]}
 
 
 def finish(spark: SparkSession, tables: Tables, left: Left) -> int:

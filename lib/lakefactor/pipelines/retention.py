@@ -61,8 +61,10 @@ def remove_past(spark: SparkSession, config: Config, tables: Tables, names: Iter
     for table in names:
         now = datetime.now(timezone.utc)
         gone = past(spark, config, tables, table, needed, now)
-        if table in waited_for or not gone.is_empty:
-            left[table] = (remove(spark, tables, table, gone, now), gone.before)
+        # Without a past there may still be files that no commit has named, of a job that was killed.
+        is_due = table in waited_for and gone.before >= waited_for[table]
+        first = remove(spark, tables, table, gone, now) if is_due or not gone.is_empty else gone.oldest
+        left[table] = (first, gone.before)
     finish(spark, tables, left)
 
 
