@@ -15,7 +15,7 @@ def release(*arguments: str) -> Job:
     *arguments : str
         Of `train`, templated.
     """
-    train = submit("train", *arguments, pool=TRAIN_POOL, outlets=[MODELS])
+    train = submit("train", *arguments, options={"fresh": "--fresh"}, pool=TRAIN_POOL, outlets=[MODELS])
     chain(
         train,
         submit("evaluate", *version_of("train"), pool=TRAIN_POOL),

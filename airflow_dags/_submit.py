@@ -75,7 +75,19 @@ def defaults(hours: float) -> dict[str, Any]:
 
 
 class Job(SparkSubmitOperator):
-    """A job of ``jobs/``, submitted; ``params["set"]`` is added to its arguments, and empty arguments are left out."""
+    """A job of ``jobs/``, submitted; parameters of the run are added to its arguments.
+
+    Parameters
+    ----------
+    options : dict of str to str
+        Option of the job by parameter: repeated for a list, bare for true, left out for what is empty.
+    **operator
+        Arguments of the operator.
+    """
+
+    def __init__(self, *, options: dict[str, str] | None = None, **operator: Any) -> None:
+        super().__init__(**operator)
+        self.options = {"set": "--set"} | (options or {})
 
     def execute(self, context: Context) -> None:
         """Submit the job and wait for its end.
@@ -87,8 +99,8 @@ class Job(SparkSubmitOperator):
         AirflowSkipException
             It was asked whether something is called for, and it is not.
         """
-        overrides = (part for one in context["params"].get("set", []) for part in ("--set", one))
-        self.application_args = [*filter(None, self.application_args), *overrides]
+        given = ((option, context["params"].get(name)) for name, option in self.options.items())
+        self.application_args = [*self.application_args, *(part for one in given for part in _arguments(*one))]
         try:
             super().execute(context)
         except AirflowException as error:
@@ -99,6 +111,13 @@ class Job(SparkSubmitOperator):
             if status in FINAL:
                 raise AirflowFailException(str(error)) from error
             raise
+
+
+def _arguments(option: str, value: Any) -> list[str]:
+    if value is True:
+        return [option]
+    values = value if isinstance(value, list) else [value] if value else []
+    return [part for one in values for part in (option, str(one))]
 
 
 def submit(stem: str, *arguments: str, pool: str = WRITE_POOL, **operator: Any) -> Job:

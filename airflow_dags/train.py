@@ -26,4 +26,4 @@ of `interactions`, one that was cut off goes on from its last snapshot, and a ve
     default_args=defaults(hours=12),
     tags=["lakefactor"],
 ):
-    submit("interactions") >> release("{{ '--fresh' if params.fresh else '' }}")
+    submit("interactions") >> release()

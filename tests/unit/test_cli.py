@@ -28,9 +28,9 @@ CHECKOUT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))
 COMMANDS = (
     *("ingest", "interactions", "train", "tune", "evaluate", "compare", "gate", "catchup", "publish", "quality"),
-    *("recommend", "stream", "experiment", "demo"),
+    *("recommend", "stream", "experiment", "maintain", "forget", "demo"),
 )
-ARGUMENTS = {"ingest": ["a.csv"], "experiment": ["start", "x"]}
+ARGUMENTS = {"ingest": ["a.csv"], "experiment": ["start", "x"], "forget": ["--user", "7"]}
 """What a command cannot do without."""
 
 Run = Callable[..., Any]
@@ -122,6 +122,8 @@ def test_people_read_a_summary_on_stderr(calls: Calls) -> None:
         (["recommend", "--model-version", "v1"], {"model_version": "v1"}),
         (["experiment", "stop", "x"], {"action": "stop", "name": "x", "paths": []}),
         (["experiment", "expose", "x", "a.csv"], {"action": "expose", "name": "x", "paths": ["a.csv"]}),
+        (["maintain", "--dry-run"], {"dry_run": True}),
+        (["forget", "--user", "7", "--user", "8"], {"users": ["7", "8"], "users_file": None, "dry_run": False}),
         (["demo"], {"events": None}),
         (["demo", "--events", __file__], {"events": Path(__file__)}),
     ],
@@ -158,6 +160,8 @@ def test_a_scheduler_is_told_by_the_exit_status_whether_to_train(calls: Calls, r
         ("publish", {"model_version": None, "rollback": False}),
         ("recommend", {"model_version": None}),
         ("experiment", {"action": "start", "name": "x", "paths": []}),
+        ("maintain", {"dry_run": True}),
+        ("forget", {"users": ["7"], "users_file": None, "dry_run": False}),
         ("demo", {"events": None}),
     ],
 )

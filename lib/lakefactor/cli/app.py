@@ -12,7 +12,7 @@ import typer
 from lakefactor import __version__
 from lakefactor.cli import query
 from lakefactor.cli.errors import NOT_CALLED_FOR, exit_statuses, reported
-from lakefactor.cli.options import ConfigFile, Debug, ModelVersion, Overrides, Result
+from lakefactor.cli.options import ConfigFile, Debug, DryRun, ModelVersion, Overrides, Result
 from lakefactor.cli.output import print_json
 from lakefactor.cli.running import run_job
 from lakefactor.config import load, without_secrets
@@ -301,6 +301,42 @@ def experiment(
     variant`, or docs/experiments.md.
     """
     run_job("experiment", config, overrides, debug, result, action=action.value, name=name, paths=paths or [])
+
+
+@app.command(epilog=_sections("maintain", "stream", "train"))
+def maintain(
+    dry_run: DryRun = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
+) -> None:
+    """Compact small files; remove old model versions, leftovers, and the history of the tables that nobody needs.
+
+    What the stream, a running training or a kept model version reads stays, however old it is.
+    """
+    run_job("maintain", config, overrides, debug, result, dry_run=dry_run)
+
+
+@app.command(no_args_is_help=True, epilog=_sections("forget", "maintain", "stream", "ingest", "interactions"))
+def forget(
+    users: Annotated[
+        list[str] | None, typer.Option("--user", metavar="ID", help="User to forget. May be repeated.")
+    ] = None,
+    users_file: Annotated[
+        str | None, typer.Option("--users-file", metavar="FILE", help="File or URI with an id on each line.")
+    ] = None,
+    dry_run: DryRun = False,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
+) -> None:
+    """Delete every row of some users, solve anew the items that depended on them, and keep the users out.
+
+    What is left is the tables' history, which `maintain` removes when it is old enough; `erasures` tells how far it is.
+    """
+    run_job("forget", config, overrides, debug, result, users=users or (), users_file=users_file, dry_run=dry_run)
 
 
 @app.command(epilog=_sections("synthetic", "and those of every step"))

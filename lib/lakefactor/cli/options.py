@@ -27,3 +27,4 @@ ModelVersion = Annotated[
 Result = Annotated[
     str | None, typer.Option("--result", metavar="PLACE", help="Write the result there too, to a file or URI.")
 ]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")]

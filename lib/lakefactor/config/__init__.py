@@ -9,7 +9,7 @@ from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthet
 from lakefactor.config.experiment_section import Experiment
 from lakefactor.config.loading import changed, load
 from lakefactor.config.model_sections import Model, Sgd, Train
-from lakefactor.config.operation_sections import Evaluate, Publish, Quality, Recommend
+from lakefactor.config.operation_sections import Evaluate, Forget, Maintain, Publish, Quality, Recommend
 from lakefactor.config.record import HIDDEN, canonical_json, digest, recorded, without_secrets
 from lakefactor.config.section import Section
 from lakefactor.config.sections import Config
@@ -21,8 +21,10 @@ __all__ = [
     "Config",
     "Evaluate",
     "Experiment",
+    "Forget",
     "Ingest",
     "Interactions",
+    "Maintain",
     "Model",
     "Publish",
     "Quality",

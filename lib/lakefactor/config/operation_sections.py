@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from lakefactor.config.section import Finite, Section, refuse
+from lakefactor.config.places import check_salt_folder
+from lakefactor.config.section import Finite, NonNegative, Section, refuse
 
 
 class Evaluate(Section):
@@ -116,3 +117,54 @@ class Recommend(Section):
     similar_n: int = Field(20, ge=0, le=10_000, description="Similar items kept per item; 0 leaves the table alone.")
     user_block_rows: int = Field(1024, ge=1, le=1_000_000, description="Users scored in one matrix product (rows).")
     item_block_rows: int = Field(8192, ge=1, le=10_000_000, description="Items scored in one matrix product (rows).")
+
+
+DELTA_HISTORY_HOURS = 168.0
+"""Below this Delta cannot tell a file that is no longer used from one that is being written."""
+
+
+class Maintain(Section):
+    """What stays of the tables' past: history, model versions, snapshots."""
+
+    history_hours: NonNegative = Field(
+        DELTA_HISTORY_HOURS,
+        description="Hours for which rows that were replaced or deleted stay in the history of the tables; what the "
+        "stream or a kept model version reads of it stays longer.",
+    )
+    alone: bool = Field(
+        False,
+        description="Nothing else reads or writes the tables meanwhile: needed for `history_hours` below 168, where a "
+        "file that is just being written would be removed.",
+    )
+    keep_models: int = Field(
+        3,
+        ge=1,
+        le=10_000,
+        description="Newest model versions whose factors and lists stay, beside the live one and the one before it.",
+    )
+    small_files: int = Field(
+        16, ge=1, le=1_000_000, description="A table with more files than this beyond one per 128 MB is compacted."
+    )
+
+    @model_validator(mode="after")
+    def _agree(self) -> Maintain:
+        if self.alone or self.history_hours >= DELTA_HISTORY_HOURS:
+            return self
+        return refuse(
+            self,
+            [
+                f"maintain.history_hours {self.history_hours:g} is below {DELTA_HISTORY_HOURS:g}, which removes files "
+                "that others are writing or reading; raise it, or see that nothing else uses the tables and set "
+                "maintain.alone to true"
+            ],
+        )
+
+
+class Forget(Section):
+    """Users who are forgotten, and stay so."""
+
+    salt_folder: Annotated[str, AfterValidator(check_salt_folder)] = Field(
+        "",
+        description="Folder or URI with the salt of the hashes in `suppressions`, made by the first `forget`. Empty: "
+        "`_suppressions` under `tables.root`.",
+    )

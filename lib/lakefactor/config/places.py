@@ -67,10 +67,19 @@ def has_password(place: str) -> bool:
 
 def check_snapshot_root(root: str) -> str:
     """Return `root` if snapshots may live under it: the rules of `check_root`."""
+    return _as_root(root, "train.snapshot_root")
+
+
+def check_salt_folder(root: str) -> str:
+    """Return `root` if the salt may live in it: the rules of `check_root`."""
+    return _as_root(root, "forget.salt_folder")
+
+
+def _as_root(root: str, key: str) -> str:
     try:
         return check_root(root)
     except ValueError as error:
-        raise ValueError(str(error).replace("tables.root", "train.snapshot_root")) from None
+        raise ValueError(str(error).replace("tables.root", key)) from None
 
 
 def check_catalog(catalog: str) -> str:

@@ -14,7 +14,7 @@ from pydantic import model_validator
 from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
 from lakefactor.config.experiment_section import Experiment
 from lakefactor.config.model_sections import Feedback, Model, Sgd, Train
-from lakefactor.config.operation_sections import Evaluate, Publish, Quality, Recommend
+from lakefactor.config.operation_sections import Evaluate, Forget, Maintain, Publish, Quality, Recommend
 from lakefactor.config.section import Section, refuse
 from lakefactor.config.stream_section import Stream
 from lakefactor.config.tune_section import SEARCHED, Tune
@@ -42,6 +42,8 @@ class Config(Section):
     recommend: Recommend = Recommend()
     stream: Stream = Stream()
     experiment: Experiment = Experiment()
+    maintain: Maintain = Maintain()
+    forget: Forget = Forget()
     synthetic: Synthetic = Synthetic()
 
     @property

@@ -46,6 +46,7 @@ class Column(_Frozen):
     max: int | float | None = Field(None, description="Largest number.")
     min_length: int | None = Field(None, ge=1, description="Fewest characters, bytes or elements.")
     one_of: tuple[str, ...] = Field((), description="The only texts allowed.")
+    raw: bool = Field(False, description="Holds text as a source gave it, which may name a user.")
 
 
 class TableContract(_Frozen):

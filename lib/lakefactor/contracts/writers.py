@@ -22,6 +22,8 @@ WRITTEN_BY = {
     "experiments": "experiment",
     "exposures": "experiment",
     "experiment_results": "experiment",
+    "suppressions": "forget",
+    "erasures": "forget",
 }
 
 

@@ -24,6 +24,7 @@ from lakefactor.pipelines.learned import CATCH_UP, source_of, was_live
 from lakefactor.pipelines.live import NOTHING, Learned, load_live
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.query.live_factors import UPDATES
+from lakefactor.spark.suppression import load_suppression
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.touched import events_of, events_since
 
@@ -72,7 +73,7 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
     """
     tables = Tables(spark, config.tables)
     record = newest(tables, model_version)
-    version, trained_on = record.model_version, source_of(tables, record).events_version
+    version, trained_on = record.model_version, source_of(record).events_version
     if version == live_version(tables) or was_live(tables, version):
         say(f"model version {version} has been live: the stream keeps it up to date")
         return CatchupResult(model_version=version, events_version=trained_on)
@@ -81,7 +82,7 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
         return CatchupResult(model_version=version, events_version=trained_on)
     tables.ensure(UPDATES, *tables.id_types("events"))
     until = tables.version("events")
-    missed = events_since(tables, trained_on, until) if trained_on < until else None
+    missed = _wanted(spark, config, events_since(tables, trained_on, until)) if trained_on < until else None
     learned = _learn(spark, config, version, missed, until) if missed else NOTHING
     if learned.updates is not None:
         rows = spark.createDataFrame(learned.updates)
@@ -90,6 +91,12 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
     return CatchupResult(
         model_version=version, events_version=until, events=len(missed) if missed else 0, **learned.counts
     )
+
+
+def _wanted(spark: SparkSession, config: Config, events: pa.Table) -> pa.Table:
+    """Return the events of users who are not suppressed: old commits may hold some."""
+    suppression = load_suppression(spark, config)
+    return events if suppression is None else suppression.keep(events)
 
 
 def next_number(tables: Tables) -> int:

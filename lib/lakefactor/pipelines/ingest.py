@@ -17,6 +17,7 @@ from lakefactor.pipelines import interactions
 from lakefactor.pipelines.interactions import InteractionsResult
 from lakefactor.spark.judging import judge_rows
 from lakefactor.spark.sources import decide_id_types, read_sources, source_names
+from lakefactor.spark.suppression import load_suppression
 from lakefactor.spark.tables import Tables
 
 
@@ -80,7 +81,8 @@ def run(spark: SparkSession, config: Config, paths: Sequence[str]) -> IngestResu
     tables = Tables(spark, config.tables)
     raw = read_sources(spark, config.ingest, paths)
     id_types = decide_id_types(tables, config.tables, raw)
-    judged = judge_rows(raw, source_names(spark, raw), config.ingest, id_types, now)
+    suppression = load_suppression(spark, config)
+    judged = judge_rows(raw, source_names(spark, raw), config.ingest, id_types, now, suppression)
     try:
         tables.ensure("rejects")
         tables.ensure("events", *id_types)

@@ -26,22 +26,22 @@ class Source:
     events_version: int
 
 
-def source_of(tables: Tables, record: ModelRecord) -> Source:
+def source_of(record: ModelRecord) -> Source:
     """Return the events behind a training.
 
     Raises
     ------
     TableError
-        Nothing tells any more which they were.
+        Nothing tells which they were.
     """
-    made = tables.commit_metadata("interactions", record.interactions_version)
-    if "span" not in made:
+    made = record.made_from
+    if made is None:
         raise TableError(
             f"version {record.interactions_version} of table interactions, which model version {record.model_version} "
             "was trained on, does not say what events it was made from; "
             "run 'lakefactor interactions', train and publish"
         )
-    return Source(Span.recorded(made["span"]), made["made_from"]["events_version"])
+    return Source(Span.recorded(made["span"]), made["events_version"])
 
 
 def learned_to(tables: Tables, model_version: str, trained_on: int, number: int) -> int:

@@ -65,6 +65,12 @@ def held(folder: Folder, name: str, advice: str) -> Iterator[None]:
         _write(folder, name, renewed_at=0.0)
 
 
+def holder_of(folder: Folder) -> str | None:
+    """Return who holds the lease of a folder, in words; None: nobody does, or it has run out."""
+    holder = _holder(folder)
+    return f"{holder['name']} on {holder['host']} (process {holder['pid']})" if holder and _is_alive(holder) else None
+
+
 def _is_alive(holder: dict[str, Any]) -> bool:
     if time.time() - holder["renewed_at"] > LEASE_SECONDS:
         return False

@@ -301,7 +301,7 @@ def load_live(spark: SparkSession, config: Config, model_version: str, number: i
     record = newest(tables, model_version)
     check_streamed(record.config.model)
     _check_memory(record)
-    source = source_of(tables, record)
+    source = source_of(record)
     read = {side: collect_factors(tables, side, model_version, number) for side in SIDES}
     model = LiveModel(
         record.config.model,

@@ -30,6 +30,7 @@ from lakefactor.pipelines.models import live_version
 from lakefactor.pipelines.refresh import LISTS, replace_recommendations, replace_similar_items
 from lakefactor.spark.stream_rows import COMMIT, BatchRows
 from lakefactor.spark.stream_source import Source
+from lakefactor.spark.suppression import load_suppression
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.touched import events_of, events_since, learnable
 from lakefactor.types import SIDES
@@ -87,6 +88,7 @@ class MicroBatches:
         self._spark, self._config, self._source, self._first = spark, config, source, first_number
         self._done, self._at = done, at
         self._tables = Tables(spark, config.tables)
+        self._suppression = load_suppression(spark, config)
         self._live: Live | None = None
         self._number = self._ledger_version = -1
 
@@ -112,7 +114,9 @@ class MicroBatches:
     def _process(self, rows: BatchRows, number: int, started: datetime, steps: Steps) -> None:
         """Append, learn, write, and enter the micro-batch in the ledger."""
         with steps("read"):
-            arrived = rows.events.toArrow().combine_chunks()
+            events = rows.events.toArrow()
+            arrived = self._wanted(events).combine_chunks()
+            unwanted = {"suppressed_events": len(events) - len(arrived)} if len(events) > len(arrived) else {}
             before = self._version_before(number, rows)
         with steps("follow"):
             live = self._follow(number)
@@ -149,7 +153,7 @@ class MicroBatches:
             "duplicates": rows.duplicates + len(arrived) - len(new),
             "rejected": rows.rejected,
             **learned.counts,
-            "acted": learned.acted,
+            "acted": learned.acted | unwanted,
             "metrics": learned.metrics,
             "newest_event_time": pc.max(new["event_time"]).as_py(),
             "started_at": started,
@@ -231,7 +235,13 @@ class MicroBatches:
         if live is None or live.caught_up:
             return None
         live.caught_up = True
-        return events_since(self._tables, live.learned_to, before) if live.learned_to < before else None
+        if live.learned_to >= before:
+            return None
+        return self._wanted(events_since(self._tables, live.learned_to, before))
+
+    def _wanted(self, events: pa.Table) -> pa.Table:
+        """Return the events of users who are not suppressed: what others append, and old commits, may hold some."""
+        return events if self._suppression is None else self._suppression.keep(events)
 
     def _refresh(self, live: Live, learned: Learned) -> None:
         """Bring the lists of the changed users and items up to date, where `recommend` has made some."""

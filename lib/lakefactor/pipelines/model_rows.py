@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from importlib.metadata import version
 from time import perf_counter
 from typing import Any
 
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from lakefactor.config import canonical_json, without_secrets
+from lakefactor.config import Config, canonical_json, without_secrets
 from lakefactor.pipelines.run_log import RunLog
 from lakefactor.pipelines.training_run import Training
+from lakefactor.spark.suppression import load_suppression
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.training import Trained
 from lakefactor.types import SIDES, Side
@@ -46,11 +48,16 @@ def write_version(
     model_version = log.run_id
     for table in ("user_factors", "item_factors", "models"):
         tables.ensure(table, *tables.id_types("interactions"))
+    suppression = load_suppression(spark, training.config)
     for side in SIDES:
+        rows = trained.factors(side)
+        if side == "user" and suppression is not None:  # forgotten since the training has read its input
+            rows = suppression.without(rows)
         with log.phase(f"write_{side}_factors"):
-            _write_factors(tables, trained, side, model_version)
+            _write_factors(tables, rows, side, model_version)
     with log.phase("write_models"):
         row = _model_row(training, model_version, trained) | {"train_seconds": perf_counter() - start}
+        row["made_from"] = _made_from(tables, training.interactions_version)
         models = spark.createDataFrame([row], tables.read("models").schema)
         if not fresh:
             return bool(tables.merge_new("models", models, ["identity"]))
@@ -58,8 +65,8 @@ def write_version(
         return True
 
 
-def _write_factors(tables: Tables, trained: Trained, side: Side, model_version: str) -> None:
-    rows = trained.factors(side).select(
+def _write_factors(tables: Tables, rows: DataFrame, side: Side, model_version: str) -> None:
+    stamped = rows.select(
         F.lit(model_version).alias("model_version"),
         f"{side}_id",
         "factors",
@@ -68,7 +75,16 @@ def _write_factors(tables: Tables, trained: Trained, side: Side, model_version: 
         F.current_timestamp().alias("updated_at"),
         F.lit(-1).cast("bigint").alias("batch_id"),
     )
-    tables.append(f"{side}_factors", rows, txn=(model_version, 0))
+    tables.append(f"{side}_factors", stamped, txn=(model_version, 0))
+
+
+def _made_from(tables: Tables, version: int) -> str | None:
+    """Return what the interactions were made of, by their commit: its place in the history may go before the model."""
+    record = tables.commit_metadata("interactions", version)
+    known = (
+        {"events_version": record["made_from"]["events_version"], "span": record["span"]} if "span" in record else None
+    )
+    return None if known is None else json.dumps(known, sort_keys=True)
 
 
 def _model_row(training: Training, model_version: str, trained: Trained) -> dict[str, Any]:
@@ -79,7 +95,7 @@ def _model_row(training: Training, model_version: str, trained: Trained) -> dict
         "algorithm": config.model.algorithm,
         "rank": config.model.rank,
         "identity": training.identity,
-        "config": canonical_json(without_secrets(config)),
+        "config": canonical_json(_without_users(without_secrets(config))),
         "seed": config.model.seed,
         "input_versions": {"interactions": training.interactions_version},
         "library_versions": {name: version(name) for name in RECORDED_LIBRARIES},
@@ -93,4 +109,10 @@ def _model_row(training: Training, model_version: str, trained: Trained) -> dict
         "aligned_to": training.align_to,
         "alignment_cosine": trained.alignment.cosine if trained.alignment else None,
         "objective_history": [iteration["objective"] for iteration in trained.log["history"]],
+        "removed_at": None,
     }
+
+
+def _without_users(config: Config) -> Config:
+    """Return the configuration as it is recorded: who gets lists is no part of a model, and ids stay out of records."""
+    return config.model_copy(update={"recommend": config.recommend.model_copy(update={"users": ()})})

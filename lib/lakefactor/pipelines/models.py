@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,7 @@ class ModelRecord:
     max_strength: float
     n_users: int
     n_items: int
+    made_from: dict[str, Any] | None
 
 
 def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
@@ -35,13 +37,20 @@ def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
     Raises
     ------
     TableError
-        There is none of that name, or none at all.
+        There is none of that name, or none at all, or its factors were removed.
     """
     found = tables.collect("models", {"model_version": model_version} if model_version is not None else None)
+    if model_version is None:
+        found = [row for row in found if row["removed_at"] is None]
     if not found:
         wanted = f"model version {model_version!r}" if model_version else "any model version"
         raise TableError(f"table models does not hold {wanted}; 'lakefactor query models' lists what there is")
     row = max(found, key=lambda row: (row["created_at"], row["model_version"]))
+    if row["removed_at"] is not None:
+        raise TableError(
+            f"the factors of model version {row['model_version']} were removed at {row['removed_at']:%Y-%m-%d %H:%M} "
+            "by 'lakefactor maintain' (maintain.keep_models); name a version that has some, or train it again"
+        )
     return ModelRecord(
         row["model_version"],
         row["created_at"],
@@ -52,6 +61,7 @@ def newest(tables: Tables, model_version: str | None = None) -> ModelRecord:
         row["max_strength"],
         row["n_users"],
         row["n_items"],
+        json.loads(row["made_from"]) if row["made_from"] else None,
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone
 from lakefactor.config import Config, canonical_json, digest
 from lakefactor.factorization import snapshot as snapshots
 from lakefactor.factorization.snapshot_folder import Folder
-from lakefactor.pipelines.lease import held
+from lakefactor.pipelines.lease import held, holder_of
 from lakefactor.pipelines.models import ModelRecord
 from lakefactor.spark.tables import Tables
 
@@ -128,13 +128,36 @@ def snapshot_folder(config: Config, note: Note) -> Folder | None:
 
 def clean_up(place: snapshots.Place, note: Note) -> None:
     """Remove the snapshots of a finished training, and of those that were given up long ago."""
-    limit = f"{datetime.now(timezone.utc) - ABANDONED:%Y%m%d-%H%M%S}"
     try:
-        for run_id in place.folder.children(""):
-            if run_id == place.run or run_id < limit:
-                snapshots.discard(place.folder, run_id)
+        for run_id in {place.run, *abandoned(place.folder)}:
+            snapshots.discard(place.folder, run_id)
     except OSError as error:
         note(f"snapshots in {place.folder.root} could not be removed: {error}")
+
+
+def abandoned(folder: Folder) -> list[str]:
+    """Return the trainings with snapshots that nobody has gone on with for long."""
+    return [run_id for run_id in folder.children("") if run_id < oldest_kept()]
+
+
+def oldest_kept() -> str:
+    """Return what the name of a version is not below that may still be trained."""
+    return f"{datetime.now(timezone.utc) - ABANDONED:%Y%m%d-%H%M%S}"
+
+
+def running(folder: Folder) -> list[str]:
+    """Return the trainings that keep snapshots in a folder and run now, in words."""
+    found = (holder_of(Folder(f"{folder.root}/{LEASES}/{name}")) for name in _leases(folder))
+    return [holder for holder in found if holder]
+
+
+def finished_leases(folder: Folder) -> list[str]:
+    """Return the leases, under ``LEASES``, of trainings that do not run."""
+    return [name for name in _leases(folder) if not holder_of(Folder(f"{folder.root}/{LEASES}/{name}"))]
+
+
+def _leases(folder: Folder) -> list[str]:
+    return Folder(f"{folder.root}/{LEASES}").children("")
 
 
 def new_model_version() -> str:

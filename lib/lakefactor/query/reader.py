@@ -267,11 +267,18 @@ class Reader:
                     "'lakefactor publish' publishes one, --model-version reads another (or tables.root is wrong)"
                 )
             return live
-        versions = self._lake.rows("models", ["model_version"])["model_version"].to_pylist()
+        models = self._lake.rows("models", ["model_version", "removed_at"])
+        versions = models["model_version"].to_pylist()
         if model_version not in versions:
             close = difflib.get_close_matches(model_version, versions, n=1)
             advice = f"did you mean {quoted(close[0])}?" if close else "'lakefactor query models' lists what there is"
             raise UnknownIdError(f"model version {quoted(model_version)} is not in table models; {advice}")
+        removed = models["removed_at"][versions.index(model_version)].as_py()
+        if removed is not None:
+            raise TableError(
+                f"the factors and lists of model version {quoted(model_version)} were removed at "
+                f"{removed:%Y-%m-%d %H:%M} by 'lakefactor maintain'; name a version that has some"
+            )
         return model_version
 
     def _live_version(self) -> str | None:

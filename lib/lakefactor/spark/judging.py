@@ -15,6 +15,7 @@ from lakefactor.contracts import IdType
 from lakefactor.spark.files import refused
 from lakefactor.spark.identity import count_identical, identified_events, identified_rejects
 from lakefactor.spark.sources import RawRows
+from lakefactor.spark.suppression import Suppression
 from lakefactor.spark.validation import check_rows
 
 
@@ -54,7 +55,12 @@ class JudgedRows:
 
 
 def judge_rows(
-    raw: Sequence[RawRows], sources: DataFrame, ingest: Ingest, id_types: tuple[IdType, IdType], now: datetime
+    raw: Sequence[RawRows],
+    sources: DataFrame,
+    ingest: Ingest,
+    id_types: tuple[IdType, IdType],
+    now: datetime,
+    suppression: Suppression | None = None,
 ) -> JudgedRows:
     """Check rows, find what makes each itself, and count what became of them.
 
@@ -69,14 +75,18 @@ def judge_rows(
         Types of user and item ids in the table `events`.
     now : datetime
         Becomes `ingested_at` and `rejected_at`.
+    suppression : Suppression or None
+        Users whose rows are refused, and leave nothing that names them.
 
     Raises
     ------
     InputError
         A source cannot be read to its end.
     """
-    checked = (check_rows(rows, ingest, id_types, now) for rows in raw)
-    counted = count_identical(reduce(DataFrame.unionByName, checked)).persist()
+    checked = reduce(DataFrame.unionByName, (check_rows(rows, ingest, id_types, now) for rows in raw))
+    if suppression is not None:
+        checked = suppression.refuse(checked, ingest.delimiter)
+    counted = count_identical(checked).persist()
     try:
         with refused("the input cannot be read to its end", condition="FAILED_READ_FILE"):
             found = (

@@ -68,6 +68,27 @@ def planned_batch(spark: SparkSession, config: Config) -> int | None:
     return max(map(int, names_in(spark, f"{checkpoint_of(config)}/offsets")), default=None)
 
 
+def is_unfinished(spark: SparkSession, config: Config) -> bool:
+    """Tell whether the newest micro-batch was planned, and not done to its end."""
+    planned = planned_batch(spark, config)
+    return planned is not None and planned > _done_batch(spark, config)
+
+
+def next_change(spark: SparkSession, config: Config) -> int | None:
+    """Return the first version of `events` whose changes the stream may still read; None: it reads no changes."""
+    checkpoint = checkpoint_of(config)
+    if _lines(spark, f"{checkpoint}/source") != ["changes"]:
+        return None
+    done = _done_batch(spark, config)
+    if done < 0:
+        return int((_lines(spark, f"{checkpoint}/first_version") or ["0"])[0])
+    return int(json.loads(_lines(spark, f"{checkpoint}/offsets/{done}")[2])["reservoirVersion"])
+
+
+def _done_batch(spark: SparkSession, config: Config) -> int:
+    return max(map(int, names_in(spark, f"{checkpoint_of(config)}/commits")), default=-1)
+
+
 def first_version(spark: SparkSession, config: Config, told: int) -> int | None:
     """Return the version that a change feed starts at; None once the checkpoint says where it goes on.
 

@@ -23,6 +23,7 @@ from lakefactor.spark.sources import RawRows, decide_id_types, read_files, read_
 from lakefactor.spark.stream_checkpoint import planned_files
 from lakefactor.spark.stream_refusals import explained
 from lakefactor.spark.stream_rows import BatchRows, batch_rows, no_rows
+from lakefactor.spark.suppression import load_suppression
 from lakefactor.spark.tables import Tables
 
 BYTES_PER_ROW = 40
@@ -43,6 +44,7 @@ class FileSource:
         self._config = config
         self._folder = check_folder(spark, config.stream.path, config.ingest.format)
         self._ids = _IdTypes(config)
+        self._suppression = load_suppression(spark, config)  # no user is forgotten while a stream runs
 
     def frame(self) -> DataFrame:
         """Return the stream of the files' names; no file is opened."""
@@ -70,7 +72,7 @@ class FileSource:
             id_types = self._ids.of(Tables(spark, self._config.tables), raw)
             names = spark.createDataFrame(files, "source string, uri string")
             sources = names.select(F.xxhash64("uri").alias("source_hash"), "source")
-            judged = judge_rows(raw, sources, ingest, id_types, now)
+            judged = judge_rows(raw, sources, ingest, id_types, now, self._suppression)
         except InputError as error:
             raise InputError(
                 f"{error}; micro-batch {batch_id} waits for this: correct the configuration or the file in its place, "
@@ -102,6 +104,7 @@ class KafkaSource:
         self._spark = spark
         self._config = config
         self._ids = _IdTypes(config)
+        self._suppression = load_suppression(spark, config)  # no user is forgotten while a stream runs
 
     def frame(self) -> DataFrame:
         """Return the stream of messages."""
@@ -135,7 +138,7 @@ class KafkaSource:
             partitions = sorted(found["partitions"])
             names = spark.createDataFrame([(f"kafka:{topic}/{number}",) for number in partitions], "source string")
             sources = names.select(F.xxhash64("source").alias("source_hash"), "source")
-            return batch_rows(judge_rows(raw, sources, config.ingest, id_types, now))
+            return batch_rows(judge_rows(raw, sources, config.ingest, id_types, now, self._suppression))
         except (PySparkException, Py4JJavaError) as error:
             raise explained(error, config) or error from error
         finally:

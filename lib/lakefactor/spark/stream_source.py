@@ -18,6 +18,7 @@ from lakefactor.spark.stream_raw import BYTES_PER_ROW, FileSource, KafkaSource
 from lakefactor.spark.stream_refusals import BEGIN_AGAIN, explained
 from lakefactor.spark.stream_rows import COMMIT, BatchRows
 from lakefactor.spark.tables import Tables
+from lakefactor.spark.user_rows import ERASURE
 
 
 class Source(Protocol):
@@ -116,7 +117,7 @@ class ChangeSource:
         Raises
         ------
         TableError
-            Events were updated or deleted.
+            Events were updated or deleted, other than by `forget`.
         """
         changes = frame.persist()
         found = changes.groupBy("_change_type").agg(
@@ -130,7 +131,7 @@ class ChangeSource:
             changes.unpersist()
             raise explained(error, self._config) or error from error
         inserted = by_type.pop("insert", None)
-        if by_type:
+        if by_type and not self._are_erasures(changes):
             changes.unpersist()
             version = min(row["version"] for row in by_type.values())
             raise TableError(
@@ -138,10 +139,15 @@ class ChangeSource:
                 f"{' and '.join(sorted({kind.partition('_')[0] + 'd' for kind in by_type}))}, and a stream learns only "
                 f"from events that are added (an event of the delete type takes a pair back); {BEGIN_AGAIN}"
             )
-        events = changes.select(*self._columns, COMMIT)
+        events = changes.where("_change_type = 'insert'").select(*self._columns, COMMIT)
         read = inserted["rows"] if inserted else 0
         last = inserted["last"] if inserted else None
         return BatchRows(events, None, read, 0, {}, appended=True, version=last, persisted=(changes,))
+
+    def _are_erasures(self, changes: DataFrame) -> bool:
+        """Tell whether all that was changed or deleted was deleted by `forget`."""
+        versions = changes.where("_change_type <> 'insert'").select(COMMIT).distinct().collect()
+        return all(ERASURE in self._tables.commit_metadata("events", row[COMMIT]) for row in versions)
 
     def _check_version(self, version: int) -> None:
         newest = self._tables.version("events")

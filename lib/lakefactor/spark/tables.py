@@ -63,6 +63,10 @@ class Tables:
         """Return `table` as SQL text names it, quoted."""
         return by_path(self.path_or_name(table)) if self._root else by_name(self._catalog, load(table).name)
 
+    def location(self, table: str) -> str:
+        """Return the folder or URI of `table`, wherever it is known from."""
+        return self.path_or_name(table) if self._root else str(self._detail(table)["location"])
+
     def exists(self, table: str) -> bool:
         """Tell whether `table` has been created."""
         place = self.path_or_name(table)
@@ -147,10 +151,7 @@ class Tables:
 
     def uid(self, table: str) -> str:
         """Return Delta's own id of `table`; a table that was dropped and created again has another."""
-        self._open(table)
-        detail = self._spark.sql(f"DESCRIBE DETAIL {self.sql_name(table)}").first()
-        assert detail is not None
-        return str(detail["id"])
+        return str(self._detail(table)["id"])
 
     def commit_metadata(self, table: str, version: int | None = None) -> dict[str, Any]:
         """Return the metadata that a commit of `table`, or its newest, was given; empty where it was given none."""
@@ -279,6 +280,41 @@ class Tables:
         of_version = f"old.model_version = {literal(model_version)} AND {_same([key])}"
         return self._merge(table, rows, of_version, "WHEN MATCHED AND new.batch_id > old.batch_id THEN UPDATE SET *")
 
+    def update(
+        self, table: str, rows: DataFrame, key: Sequence[str], columns: Sequence[str], gone: str = "false"
+    ) -> None:
+        """Replace `columns` of the rows whose key is in `rows`, and delete those for which `gone` (SQL) holds.
+
+        Parameters
+        ----------
+        table : str
+            Name of a contract.
+        rows : DataFrame
+            ``key`` and ``columns``; a key must not occur twice.
+        key : sequence of str
+        columns : sequence of str
+            None: rows are only deleted.
+        gone : str, optional
+            Condition over ``old`` and ``new``.
+        """
+        source = f"update_{uuid.uuid4().hex}"
+        rows.createOrReplaceTempView(source)
+        values = ", ".join(f"old.`{name}` = new.`{name}`" for name in columns)
+        changed = f" WHEN MATCHED THEN UPDATE SET {values}" if columns else ""
+        try:
+            rows.sparkSession.sql(
+                f"MERGE INTO {self.sql_name(table)} AS old USING {source} AS new ON {_same(key)} "
+                f"WHEN MATCHED AND {gone} THEN DELETE{changed}"
+            )
+        finally:
+            rows.sparkSession.catalog.dropTempView(source)
+
+    def delete(self, table: str, predicate: str) -> int:
+        """Delete the rows that match `predicate` (SQL, which stays in the history: no ids), and return how many."""
+        outcome = self._spark.sql(f"DELETE FROM {self.sql_name(table)} WHERE {predicate}").first()
+        assert outcome is not None
+        return int(outcome["num_affected_rows"])
+
     def _merge(self, table: str, rows: DataFrame, condition: str, when_matched: str) -> int:
         source = f"merge_{uuid.uuid4().hex}"
         self._conform(table, rows).createOrReplaceTempView(source)
@@ -291,6 +327,12 @@ class Tables:
             rows.sparkSession.catalog.dropTempView(source)
         assert outcome is not None
         return int(outcome["num_inserted_rows"] + outcome["num_updated_rows"])
+
+    def _detail(self, table: str) -> Row:
+        self._open(table)
+        detail = self._spark.sql(f"DESCRIBE DETAIL {self.sql_name(table)}").first()
+        assert detail is not None
+        return detail
 
     def _remove_unborn(self, table: str) -> None:
         """Remove the log without a commit that a process leaves when it is killed while it creates a table.
