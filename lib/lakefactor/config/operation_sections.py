@@ -90,7 +90,7 @@ class Quality(Section):
         "`rmse`; of a segment as `recall_at_10.new_users`.",
     )
     window: int = Field(
-        30, ge=1, le=1_000_000, description="Micro-batches of each of two versions whose means are compared."
+        30, ge=1, le=1_000_000, description="Micro-batches before and after a publish whose means are compared."
     )
     max_relative_loss: float = Field(
         0.1,

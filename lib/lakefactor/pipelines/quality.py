@@ -1,7 +1,8 @@
-"""Quality: is the live model as good as when it was published? If not, go back, or call for a retraining.
+"""Quality: was the live model worth publishing, and is it as good as it was? If not, go back, or call for a retraining.
 
 Both are told from what the stream left: a model's prequential metric, micro-batch by micro-batch, and the changes that
-detectors saw in it.
+detectors saw in it. A rollback compares the micro-batches on both sides of the publish and no later ones: what users do
+differs more from month to month than one model from another.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class QualityResult(BaseModel):
     batches : int
         Micro-batches with that metric since it was published.
     value, previous_value : float or None
-        Means over `quality.window` micro-batches: the newest, and the last ones of the version that it replaced; None:
-        there are not so many.
+        Means over `quality.window` micro-batches: the first ones after the publish, and the last ones of the version
+        that it replaced; None: there are not so many.
     rolled_back_to : str or None
         Version that is live now in its place.
     retrain : bool
@@ -74,7 +75,7 @@ def run(spark: SparkSession, config: Config) -> QualityResult:
         return QualityResult(model_version=None, metric=settings.metric, reason="no model is live")
     since = _metric_of(tables, settings.metric, live["model_version"], live["published_at"])
     before = _metric_of(tables, settings.metric, live["previous_version"]) if live["previous_version"] else []
-    value, previous_value = _mean(since, settings.window), _mean(before, settings.window)
+    value, previous_value = _mean(since[: settings.window], settings.window), _mean(before, settings.window)
     facts: dict[str, Any] = {
         "model_version": live["model_version"],
         "metric": settings.metric,
