@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,11 @@ from pyarrow import parquet
 from lakefactor.config import Config
 from lakefactor.testing.stream_runs import lines, write
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif("LAKEFACTOR_LONG" not in os.environ, reason="takes minutes; `make test-airflow` runs it"),
+]
 
 MARK = "canary-7f3a9c"
 PLACES = (
