@@ -5,7 +5,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-stream bench-month \
-	soak-stream rapids airflow airflow-packages test-airflow test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
+	soak-stream rapids airflow airflow-setup test-airflow test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -97,9 +97,9 @@ test-kafka: kafka-jars ## test streams from Kafka, with a broker of their own (a
 airflow: setup .airflow/ready ## start Airflow with our DAGs at http://127.0.0.1:8080; it prints the password of user admin
 	@$(AIRFLOW) airflow standalone
 
-airflow-packages: setup .venv-airflow/ready ## install Airflow (0.5 GB) for the tests of the DAGs, a part of which `make test` then runs too
+airflow-setup: setup .venv-airflow/ready ## install Airflow (0.5 GB) for the tests of the DAGs, a part of which `make test` then runs too
 
-test-airflow: airflow-packages .venv/browser ## run all tests of the DAGs, and of Airflow's page where Chromium is installed (half an hour)
+test-airflow: airflow-setup .venv/browser ## run all tests of the DAGs, and of Airflow's page where Chromium is installed (half an hour)
 	@LAKEFACTOR_LONG=1 $(RUN) $(TEST_THREADS) python -m pytest tests/dags $(ARGS)
 
 pins: $(BIN)/uv ## complete constraints.txt after a change of dependencies (ARGS=--upgrade moves every version)

@@ -93,6 +93,16 @@ def test_a_model_lives_drifts_is_replaced_and_restored(spark, config, airflow, t
     actions = [row["action"] for row in sorted(tables.collect("decisions"), key=lambda row: row["decided_at"])]
     assert actions == ["publish", "publish", "publish", "rollback"]
 
+    # Somebody wants to be forgotten, and a stream goes on without.
+    known = ("events", "interactions", "user_factors", "recommendations")
+    assert all(tables.read(table).where("user_id = 'u01'").count() for table in known)
+    assert airflow.run("forget", set=given, users=["u01"], dry_run=False)["tasks"] == done(("forget",))
+    write(landing, "120.csv", ["u01,i01,1,1700900000", "u02,i02,1,1700900001"])
+    assert airflow.run("stream", set=given)["state"] == "success"
+    for table in (*known, "factor_updates"):
+        assert tables.read(table).where("user_id = 'u01'").count() == 0, table
+    assert tables.read("events").where("user_id = 'u02' AND event_time = timestamp_seconds(1700900001)").count() == 1
+
 
 def test_a_gate_that_refuses_ends_the_run_and_leaves_the_live_model(spark, config, airflow, tmp_path):
     write(tmp_path, "events.csv", tastes(1, 200))
