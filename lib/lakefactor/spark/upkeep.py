@@ -172,8 +172,8 @@ def _vacuum(spark: SparkSession, tables: Tables, table: str, past: Past, now: da
     try:
         return spark.sql(f"VACUUM {tables.sql_name(table)} RETAIN {hours:.6f} HOURS{suffix}").collect()
     finally:
-        for key, value in before.items():
-            spark.conf.unset(key) if value is None else spark.conf.set(key, value)
+        for key, old in before.items():
+            spark.conf.unset(key) if old is None else spark.conf.set(key, old)
 
 
 def _log(spark: SparkSession, tables: Tables, table: str) -> Any:
