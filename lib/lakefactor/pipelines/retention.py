@@ -75,7 +75,8 @@ def _of_streams(spark: SparkSession, config: Config, tables: Tables) -> list[Nee
     found = []
     last = _last_batches(tables)
     overtaken = {stream for stream, (batch, _) in last.items() if batch < max(batch for batch, _ in last.values())}
-    for name in {config.stream.name, *names_in(spark, checkpoint_root(config))} - overtaken:
+    folders = {name for name in names_in(spark, checkpoint_root(config)) if "." not in name}  # and no lease.json
+    for name in {config.stream.name, *folders} - overtaken:
         named = config
         if name != config.stream.name:
             named = config.model_copy(

@@ -29,7 +29,11 @@ MARGIN = timedelta(hours=1)
 
 _LOG_FILE = re.compile(r"(?:\d{20}\.)?(\d{20})\.(?:json|crc|checkpoint\..*|checkpoint|compacted\.json)")
 _CHECKPOINT = re.compile(r"(\d{20})\.checkpoint\..*")
-_VACUUM = ("spark.databricks.delta.retentionDurationCheck.enabled", "spark.databricks.delta.vacuum.logging.enabled")
+_VACUUM = {
+    "spark.databricks.delta.retentionDurationCheck.enabled": "false",  # the configuration has vouched for the age
+    "spark.databricks.delta.vacuum.logging.enabled": "false",  # or else it adds versions of its own
+}
+_PARALLELISM = "spark.sql.sources.parallelPartitionDiscovery.parallelism"
 
 
 @dataclass(frozen=True)
@@ -158,19 +162,18 @@ def _attempted(spark: SparkSession, statement: str) -> bool:
 
 
 def _vacuum(spark: SparkSession, tables: Tables, table: str, past: Past, now: datetime, suffix: str = "") -> list[Any]:
-    """Run VACUUM, without versions of its own.
-
-    Delta's check of the age is off: the configuration has vouched for it.
-    """
+    """Run VACUUM, and return what it says."""
     hours = max(0.0, (now - past.before).total_seconds() / 3600)
-    before = {key: spark.conf.get(key, None) for key in _VACUUM}
-    for key in _VACUUM:
-        spark.conf.set(key, "false")
+    # A listing is shuffled into as many tasks as Spark lists folders by: 10,000, for a handful of files.
+    wanted = _VACUUM | {_PARALLELISM: spark.conf.get("spark.sql.shuffle.partitions", "200") or "200"}
+    before = {key: spark.conf.get(key, None) for key in wanted}
+    for key, value in wanted.items():
+        spark.conf.set(key, value)
     try:
         return spark.sql(f"VACUUM {tables.sql_name(table)} RETAIN {hours:.6f} HOURS{suffix}").collect()
     finally:
-        for key, value in before.items():
-            spark.conf.unset(key) if value is None else spark.conf.set(key, value)
+        for key, old in before.items():
+            spark.conf.unset(key) if old is None else spark.conf.set(key, old)
 
 
 def _log(spark: SparkSession, tables: Tables, table: str) -> Any:
