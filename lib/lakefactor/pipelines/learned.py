@@ -17,6 +17,9 @@ from lakefactor.spark.tables import Tables
 CATCH_UP = "catchup"
 """In the metadata of a commit of ``factor_updates``: the version that caught up, beside the version of `events`."""
 
+NEVER = 2**63 - 1
+"""Number of a micro-batch that all others come before."""
+
 
 @dataclass(frozen=True)
 class Source:

@@ -13,6 +13,7 @@ from lakefactor.config import Config
 from lakefactor.factorization.live_model import STREAMED
 from lakefactor.factorization.micro_batch import solve_anew
 from lakefactor.pipelines.fold import fold
+from lakefactor.pipelines.learned import NEVER
 from lakefactor.pipelines.live import load_live
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.pipelines.refresh import replace_similar_items
@@ -21,8 +22,6 @@ from lakefactor.spark.catalogue import as_lists, collect_catalogue
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.touched import events_of
-
-_ALL_BATCHES = 2**63 - 1
 
 
 def solvable_live(tables: Tables) -> str | None:
@@ -66,7 +65,7 @@ def resolve_items(
         return None
     fold(tables, version)
     at("fold")
-    live = load_live(spark, config, version, _ALL_BATCHES)
+    live = load_live(spark, config, version, NEVER)
     events = events_of(spark, config, "item", items, tables.version("events"))
     history = PairEvents(events, live.record.config, live.span).interactions()
     history = history.filter(pa.array(live.model.rows("item", history["item_id"]) >= 0))

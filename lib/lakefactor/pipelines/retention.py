@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -10,14 +11,15 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
+from lakefactor.errors import TableError
 from lakefactor.factorization.live_model import STREAMED
 from lakefactor.pipelines.erasures import finish, tables_of_pending
-from lakefactor.pipelines.models import live_version, newest
+from lakefactor.pipelines.learned import NEVER, learned_to, source_of
+from lakefactor.pipelines.models import ModelRecord, live_row, newest
 from lakefactor.spark.files import names_in
 from lakefactor.spark.stream_checkpoint import checkpoint_root, is_unfinished, next_change
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.upkeep import Past, past_of, remove
-from lakefactor.types import SIDES
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,8 @@ def needed_versions(spark: SparkSession, config: Config, tables: Tables) -> dict
     again is worth less than that.
     """
     found: dict[str, list[Needed]] = {"events": _of_streams(spark, config, tables), "interactions": []}
-    if tables.exists("events") and (needed := _of_live(tables)):
-        found["events"].append(needed)
+    if tables.exists("events"):
+        found["events"] += _of_readable(tables)
     if tables.exists("models") and not tables_of_pending(tables):
         found["interactions"] = [
             Needed(row["input_versions"]["interactions"], f"model version {row['model_version']} was trained on it")
@@ -99,22 +101,15 @@ def _last_batches(tables: Tables) -> dict[str, tuple[int, int]]:
     return {row["stream"]: (row["last"]["batch_id"], row["last"]["version"]) for row in rows}
 
 
-def _of_live(tables: Tables) -> Needed | None:
-    """Return what a stream reads first of `events` for a model that none has updated yet."""
-    live = live_version(tables) if tables.exists("stream_ledger") else None
-    if live is None:
-        return None
-    record = newest(tables, live)
-    if record.config.model.algorithm not in STREAMED or record.made_from is None or _is_updated(tables, live):
-        return None
-    return Needed(
-        record.made_from["events_version"] + 1, f"the stream has not brought the live model {live} up to date yet"
-    )
+def _of_readable(tables: Tables) -> Iterator[Needed]:
+    """Return what a stream reads first of `events` for the live model, and for the one before it after a rollback."""
+    live = live_row(tables) if tables.exists("stream_ledger") else None
+    for version in (live["model_version"], live["previous_version"]) if live else ():
+        with suppress(TableError):  # the one before may have been removed
+            if version is not None and _is_streamed(record := newest(tables, version)):
+                first = learned_to(tables, version, source_of(record).events_version, NEVER) + 1
+                yield Needed(first, f"the stream has not taught model version {version} what came since")
 
 
-def _is_updated(tables: Tables, model_version: str) -> bool:
-    of_version = F.col("model_version") == model_version
-    if tables.exists("factor_updates") and not tables.read("factor_updates").where(of_version).isEmpty():
-        return True
-    updated = of_version & (F.col("batch_id") >= 0)
-    return any(not tables.read(f"{side}_factors").where(updated).isEmpty() for side in SIDES)
+def _is_streamed(record: ModelRecord) -> bool:
+    return record.config.model.algorithm in STREAMED and record.made_from is not None
