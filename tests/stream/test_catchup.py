@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from lakefactor.config import Config
 from lakefactor.pipelines import catchup, ingest, publish, stream, train
 from lakefactor.pipelines.models import live_version
+from lakefactor.spark import upkeep
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.testing.stream_runs import EVENTS, changed, lines, settings, write
 
 FIRST = ["u901,i001,1,1700100000", *lines(21, 30, users=10, first=EVENTS)]
 SECOND = lines(22, 20, users=10, first=EVENTS + 40)
+SECOND_AGAIN = lines(23, 20, users=10, first=EVENTS + 70)
 THIRD = ["u039,i001,1,1700200000"]
 
 
@@ -119,3 +122,21 @@ def test_a_version_that_is_live_again_learns_what_it_has_missed(spark, place):
     assert {user for user in now if now[user] != before[user]} == {row.split(",")[0] for row in [*SECOND, *THIRD]}
     counts = tables.read("events").select("user_id", "item_id").distinct().groupBy("user_id").count().collect()
     assert {user: n for user, (_, n) in now.items()} == {row.user_id: row["count"] for row in counts}
+
+
+def test_where_the_history_is_gone_a_version_goes_on_without_what_it_has_missed(spark, place, capsys):
+    config = settings(place / "warehouse", place / "landing", item_rule="off")
+    tables = Tables(spark, config.tables)
+    old = live_version(tables)
+    arrive(spark, config, FIRST)
+    publish.run(spark, config, train.run(spark, changed(config, model={"seed": 2})).model_version)
+    for rows in (SECOND, SECOND_AGAIN):
+        arrive(spark, config, rows)
+    now = datetime.now(timezone.utc)
+    upkeep.remove(spark, tables, "events", upkeep.past_of(spark, tables, "events", 0, None, now), now)
+    before = factors(spark, config, old)
+    publish.run(spark, config, rollback=True)
+    arrive(spark, config, THIRD)
+    found = factors(spark, config, old)
+    assert {user for user in found if found[user] != before[user]} == {"u039"}
+    assert f"model version {old} goes on without events that it has missed" in capsys.readouterr().err

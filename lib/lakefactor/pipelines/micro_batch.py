@@ -21,8 +21,9 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
-from lakefactor.errors import SetupError
+from lakefactor.errors import SetupError, TableError
 from lakefactor.factorization.coding import coded
+from lakefactor.log import say
 from lakefactor.pipelines.fold import fold
 from lakefactor.pipelines.learned import batch_metadata
 from lakefactor.pipelines.live import NOTHING, Learned, Live, load_live
@@ -237,7 +238,15 @@ class MicroBatches:
         live.caught_up = True
         if live.learned_to >= before:
             return None
-        return self._wanted(events_since(self._tables, live.learned_to, before))
+        try:
+            return self._wanted(events_since(self._tables, live.learned_to, before))
+        except TableError as error:
+            say(
+                f"model version {live.model_version} goes on without events that it has missed: {error}; a user's next "
+                "event brings them to the user, the next training to all",
+                "yellow",
+            )
+            return None
 
     def _wanted(self, events: pa.Table) -> pa.Table:
         """Return the events of users who are not suppressed: what others append, and old commits, may hold some."""

@@ -33,13 +33,14 @@ class Needed:
 def needed_versions(spark: SparkSession, config: Config, tables: Tables) -> dict[str, Needed]:
     """Return what must stay of the past of each table, however old it is; a table that is not named has nobody.
 
-    Model versions keep the `interactions` that they were trained on, until a user is to be forgotten: evaluating them
-    again is worth less than that.
+    Until a user is to be forgotten, which is worth more, model versions keep the `interactions` that they were trained
+    on, so that they can be evaluated again, and the `events` that they have missed.
     """
     found: dict[str, list[Needed]] = {"events": _of_streams(spark, config, tables), "interactions": []}
-    if tables.exists("events"):
+    is_pending = bool(tables_of_pending(tables))
+    if tables.exists("events") and not is_pending:
         found["events"] += _of_readable(tables)
-    if tables.exists("models") and not tables_of_pending(tables):
+    if tables.exists("models") and not is_pending:
         found["interactions"] = [
             Needed(row["input_versions"]["interactions"], f"model version {row['model_version']} was trained on it")
             for row in tables.collect("models")
