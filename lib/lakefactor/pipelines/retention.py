@@ -22,9 +22,10 @@ from lakefactor.types import SIDES
 
 @dataclass(frozen=True)
 class Needed:
-    """The first version of a table that somebody reads, and who."""
+    """The first version of a table whose commit somebody looks at, the first whose files, and who it is."""
 
     version: int
+    files: int
     why: str
 
 
@@ -39,18 +40,18 @@ def needed_versions(spark: SparkSession, config: Config, tables: Tables) -> dict
         found["events"].append(needed)
     if tables.exists("models") and not tables_of_pending(tables):
         found["interactions"] = [
-            Needed(row["input_versions"]["interactions"], f"model version {row['model_version']} was trained on it")
+            _whole(row["input_versions"]["interactions"], f"model version {row['model_version']} was trained on it")
             for row in tables.collect("models")
             if row["removed_at"] is None
         ]
-    return {table: min(some, key=lambda needed: needed.version) for table, some in found.items() if some}
+    return {table: _least(some) for table, some in found.items() if some}
 
 
 def past(
     spark: SparkSession, config: Config, tables: Tables, table: str, needed: dict[str, Needed], now: datetime
 ) -> Past:
     """Return what of a table's past may go."""
-    floor = needed[table].version if table in needed else None
+    floor = (needed[table].version, needed[table].files) if table in needed else None
     return past_of(spark, tables, table, config.maintain.history_hours, floor, now)
 
 
@@ -66,6 +67,16 @@ def remove_past(spark: SparkSession, config: Config, tables: Tables, names: Iter
         first = remove(spark, tables, table, gone, now) if is_due or not gone.is_empty else gone.oldest
         left[table] = (first, gone.before)
     finish(spark, tables, left)
+
+
+def _whole(version: int, why: str) -> Needed:
+    return Needed(version, version, why)
+
+
+def _least(some: list[Needed]) -> Needed:
+    """Return what all of them need, and who looks back farthest."""
+    first = min(some, key=lambda needed: needed.version)
+    return Needed(first.version, min(needed.files for needed in some), first.why)
 
 
 def _of_streams(spark: SparkSession, config: Config, tables: Tables) -> list[Needed]:
@@ -84,9 +95,9 @@ def _of_streams(spark: SparkSession, config: Config, tables: Tables) -> list[Nee
             )
         change = next_change(spark, named)
         if change is not None:
-            found.append(Needed(change, f"stream {name!r} has not read its changes yet"))
+            found.append(Needed(*change, f"stream {name!r} reads its changes"))
         elif is_unfinished(spark, named):
-            found.append(Needed(last.get(name, (0, 0))[1], f"stream {name!r} was cut off in a micro-batch"))
+            found.append(_whole(last.get(name, (0, 0))[1], f"stream {name!r} was cut off in a micro-batch"))
     return found
 
 
@@ -107,7 +118,7 @@ def _of_live(tables: Tables) -> Needed | None:
     record = newest(tables, live)
     if record.config.model.algorithm not in STREAMED or record.made_from is None or _is_updated(tables, live):
         return None
-    return Needed(
+    return _whole(
         record.made_from["events_version"] + 1, f"the stream has not brought the live model {live} up to date yet"
     )
 
