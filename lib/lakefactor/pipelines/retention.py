@@ -24,9 +24,10 @@ from lakefactor.spark.upkeep import Past, past_of, remove
 
 @dataclass(frozen=True)
 class Needed:
-    """The first version of a table that somebody reads, and who."""
+    """The first version of a table whose commit somebody looks at, the first whose files, and who it is."""
 
     version: int
+    files: int
     why: str
 
 
@@ -42,18 +43,18 @@ def needed_versions(spark: SparkSession, config: Config, tables: Tables) -> dict
         found["events"] += _of_readable(tables)
     if tables.exists("models") and not is_pending:
         found["interactions"] = [
-            Needed(row["input_versions"]["interactions"], f"model version {row['model_version']} was trained on it")
+            _whole(row["input_versions"]["interactions"], f"model version {row['model_version']} was trained on it")
             for row in tables.collect("models")
             if row["removed_at"] is None
         ]
-    return {table: min(some, key=lambda needed: needed.version) for table, some in found.items() if some}
+    return {table: _least(some) for table, some in found.items() if some}
 
 
 def past(
     spark: SparkSession, config: Config, tables: Tables, table: str, needed: dict[str, Needed], now: datetime
 ) -> Past:
     """Return what of a table's past may go."""
-    floor = needed[table].version if table in needed else None
+    floor = (needed[table].version, needed[table].files) if table in needed else None
     return past_of(spark, tables, table, config.maintain.history_hours, floor, now)
 
 
@@ -69,6 +70,16 @@ def remove_past(spark: SparkSession, config: Config, tables: Tables, names: Iter
         first = remove(spark, tables, table, gone, now) if is_due or not gone.is_empty else gone.oldest
         left[table] = (first, gone.before)
     finish(spark, tables, left)
+
+
+def _whole(version: int, why: str) -> Needed:
+    return Needed(version, version, why)
+
+
+def _least(some: list[Needed]) -> Needed:
+    """Return what all of them need, and who looks back farthest."""
+    first = min(some, key=lambda needed: needed.version)
+    return Needed(first.version, min(needed.files for needed in some), first.why)
 
 
 def _of_streams(spark: SparkSession, config: Config, tables: Tables) -> list[Needed]:
@@ -87,9 +98,9 @@ def _of_streams(spark: SparkSession, config: Config, tables: Tables) -> list[Nee
             )
         change = next_change(spark, named)
         if change is not None:
-            found.append(Needed(change, f"stream {name!r} has not read its changes yet"))
+            found.append(Needed(*change, f"stream {name!r} reads its changes"))
         elif is_unfinished(spark, named):
-            found.append(Needed(last.get(name, (0, 0))[1], f"stream {name!r} was cut off in a micro-batch"))
+            found.append(_whole(last.get(name, (0, 0))[1], f"stream {name!r} was cut off in a micro-batch"))
     return found
 
 
@@ -109,7 +120,7 @@ def _of_readable(tables: Tables) -> Iterator[Needed]:
         with suppress(TableError):  # the one before may have been removed
             if version is not None and _is_streamed(record := newest(tables, version)):
                 first = learned_to(tables, version, source_of(record).events_version, NEVER) + 1
-                yield Needed(first, f"the stream has not taught model version {version} what came since")
+                yield _whole(first, f"the stream has not taught model version {version} what came since")
 
 
 def _is_streamed(record: ModelRecord) -> bool:

@@ -25,7 +25,7 @@ def live_rows(lake: Lake, side: Side, wanted: str | int, version: str) -> pa.Tab
     if lake.exists(UPDATES):
         rows.append(lake.rows(UPDATES, columns, match | {"side": side}))
     rows.append(lake.rows(f"{side}_factors", columns, match))
-    return pa.concat_tables(rows).sort_by([("batch_id", "descending")]).slice(0, 1)
+    return pa.concat_tables(rows, promote_options="default").sort_by([("batch_id", "descending")]).slice(0, 1)
 
 
 def live_view(lake: Lake, name: str, version: str) -> str:

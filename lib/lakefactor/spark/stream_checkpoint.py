@@ -74,15 +74,30 @@ def is_unfinished(spark: SparkSession, config: Config) -> bool:
     return planned is not None and planned > _done_batch(spark, config)
 
 
-def next_change(spark: SparkSession, config: Config) -> int | None:
-    """Return the first version of `events` whose changes the stream may still read; None: it reads no changes."""
+def next_change(spark: SparkSession, config: Config) -> tuple[int, int] | None:
+    """Return where the stream stands in the changes of `events`; None: it reads no changes.
+
+    Returns
+    -------
+    (int, int) or None
+        First version whose commit it looks at again when it goes on, and first whose changes it has not read.
+    """
     checkpoint = checkpoint_of(config)
     if _lines(spark, f"{checkpoint}/source") != ["changes"]:
         return None
     done = _done_batch(spark, config)
+    first = int((_lines(spark, f"{checkpoint}/first_version") or ["0"])[0])
     if done < 0:
-        return int((_lines(spark, f"{checkpoint}/first_version") or ["0"])[0])
-    return int(json.loads(_lines(spark, f"{checkpoint}/offsets/{done}")[2])["reservoirVersion"])
+        return first, first
+    version, index = _change_offset(spark, config, done)
+    # At a start Spark plans the last micro-batch once more, without reading it; a commit is never split.
+    return _change_offset(spark, config, done - 1)[0] if done else first, version + (index >= 0)
+
+
+def _change_offset(spark: SparkSession, config: Config, batch_id: int) -> tuple[int, int]:
+    """Return the version of `events` that a micro-batch went up to, and its last file; a negative one: none of it."""
+    offset = json.loads(_lines(spark, f"{checkpoint_of(config)}/offsets/{batch_id}")[2])
+    return int(offset["reservoirVersion"]), int(offset["index"])
 
 
 def _done_batch(spark: SparkSession, config: Config) -> int:

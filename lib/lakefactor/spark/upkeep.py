@@ -90,7 +90,9 @@ def purge(spark: SparkSession, tables: Tables, table: str) -> bool:
     return _attempted(spark, f"REORG TABLE {tables.sql_name(table)} APPLY (PURGE)")
 
 
-def past_of(spark: SparkSession, tables: Tables, table: str, hours: float, needed: int | None, now: datetime) -> Past:
+def past_of(
+    spark: SparkSession, tables: Tables, table: str, hours: float, needed: tuple[int, int] | None, now: datetime
+) -> Past:
     """Return what of a table's past is older than it has to be.
 
     Parameters
@@ -100,8 +102,8 @@ def past_of(spark: SparkSession, tables: Tables, table: str, hours: float, neede
     table : str
     hours : float
         Age up to which versions stay readable.
-    needed : int or None
-        First version that somebody reads, however old it is.
+    needed : (int, int) or None
+        First version whose commit somebody looks at, and first whose files, however old they are.
     now : datetime
         Aware.
     """
@@ -110,10 +112,11 @@ def past_of(spark: SparkSession, tables: Tables, table: str, hours: float, neede
     commits = [(row["version"], datetime.fromtimestamp(row["millis"] / 1000, timezone.utc)) for row in rows]
     before, oldest = now - timedelta(hours=hours), commits[0][0]
     first = max((version for version, time in commits if time <= before), default=oldest)
-    if needed is None or needed > first:
-        return Past(oldest, first, before)
-    time = next((time for version, time in commits if version >= needed), commits[-1][1])
-    return Past(oldest, max(needed, oldest), min(before, time - MARGIN))
+    if needed is not None:
+        first = min(first, max(needed[0], oldest))
+        times = [time - MARGIN for version, time in commits if version >= needed[1]]
+        before = min([before, *times[:1]])
+    return Past(oldest, first, before)
 
 
 def removable_files(spark: SparkSession, tables: Tables, table: str, past: Past, now: datetime) -> list[str]:
