@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
@@ -11,11 +10,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
-from lakefactor.errors import TableError
 from lakefactor.factorization.live_model import STREAMED
 from lakefactor.pipelines.erasures import finish, tables_of_pending
 from lakefactor.pipelines.learned import NEVER, learned_to, source_of
-from lakefactor.pipelines.models import ModelRecord, live_row, newest
+from lakefactor.pipelines.models import ModelRecord, live_version, newest
 from lakefactor.spark.files import names_in
 from lakefactor.spark.stream_checkpoint import checkpoint_root, is_unfinished, next_change
 from lakefactor.spark.tables import Tables
@@ -35,12 +33,13 @@ def needed_versions(spark: SparkSession, config: Config, tables: Tables) -> dict
     """Return what must stay of the past of each table, however old it is; a table that is not named has nobody.
 
     Until a user is to be forgotten, which is worth more, model versions keep the `interactions` that they were trained
-    on, so that they can be evaluated again, and the `events` that they have missed.
+    on, so that they can be evaluated again, and the live one the `events` that it has missed. One that a rollback
+    brings back goes on without what the history no longer tells.
     """
     found: dict[str, list[Needed]] = {"events": _of_streams(spark, config, tables), "interactions": []}
     is_pending = bool(tables_of_pending(tables))
-    if tables.exists("events") and not is_pending:
-        found["events"] += _of_readable(tables)
+    if tables.exists("events") and not is_pending and (needed := _of_live(tables)):
+        found["events"].append(needed)
     if tables.exists("models") and not is_pending:
         found["interactions"] = [
             _whole(row["input_versions"]["interactions"], f"model version {row['model_version']} was trained on it")
@@ -113,14 +112,13 @@ def _last_batches(tables: Tables) -> dict[str, tuple[int, int]]:
     return {row["stream"]: (row["last"]["batch_id"], row["last"]["version"]) for row in rows}
 
 
-def _of_readable(tables: Tables) -> Iterator[Needed]:
-    """Return what a stream reads first of `events` for the live model, and for the one before it after a rollback."""
-    live = live_row(tables) if tables.exists("stream_ledger") else None
-    for version in (live["model_version"], live["previous_version"]) if live else ():
-        with suppress(TableError):  # the one before may have been removed
-            if version is not None and _is_streamed(record := newest(tables, version)):
-                first = learned_to(tables, version, source_of(record).events_version, NEVER) + 1
-                yield _whole(first, f"the stream has not taught model version {version} what came since")
+def _of_live(tables: Tables) -> Needed | None:
+    """Return what a stream reads first of `events` for the live model."""
+    live = live_version(tables) if tables.exists("stream_ledger") else None
+    if live is None or not _is_streamed(record := newest(tables, live)):
+        return None
+    first = learned_to(tables, live, source_of(record).events_version, NEVER) + 1
+    return _whole(first, f"the stream has not taught the live model {live} what came since")
 
 
 def _is_streamed(record: ModelRecord) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 from delta.tables import DeltaTable
+from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, DataFrameWriterV2, Row, SparkSession
 from pyspark.sql import functions as F
@@ -399,6 +400,10 @@ class Tables:
             yield
         except AnalysisException as error:
             raise TableError(f"{what}: {str(error).splitlines()[0]}") from error
+        except Py4JJavaError as error:
+            if "DELTA_LOG_FILE_NOT_FOUND" not in str(error):
+                raise
+            raise TableError(f"{what}: the log no longer goes back so far") from error
 
 
 def _same(key: Sequence[str]) -> str:
