@@ -117,8 +117,8 @@ def _of_live(tables: Tables) -> Needed | None:
     live = live_version(tables) if tables.exists("stream_ledger") else None
     if live is None or not _is_streamed(record := newest(tables, live)):
         return None
-    first = learned_to(tables, live, source_of(record).events_version, NEVER) + 1
-    return _whole(first, f"the stream has not taught the live model {live} what came since")
+    first = tables.next_change("events", learned_to(tables, live, source_of(record).events_version, NEVER))
+    return None if first is None else _whole(first, f"the stream has not taught the live model {live} what came since")
 
 
 def _is_streamed(record: ModelRecord) -> bool:

@@ -167,6 +167,15 @@ class Tables:
         assert found is not None
         return None if found["version"] is None else int(found["version"])
 
+    def next_change(self, table: str, version: int) -> int | None:
+        """Return the first commit of `table` after a version that changed rows, not files alone; None: there is none."""
+        self._open(table)
+        later = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)}").where(F.col("version") > version)
+        changes = later.where(F.col("operation").isin("WRITE", "MERGE", "STREAMING UPDATE"))
+        found = changes.agg(F.min("version").alias("version")).first()
+        assert found is not None
+        return None if found["version"] is None else int(found["version"])
+
     def newest_metadata(self, table: str, key: str, value: str) -> dict[str, Any]:
         """Return the metadata of the newest commit of `table` in which `key` has this value; empty: there is none."""
         self._open(table)
