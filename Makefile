@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format types layers docs test-faults bench-train bench-quality bench-stream bench-month \
+.PHONY: help setup demo test test-long lint format types layers docs test-faults bench-train bench-quality bench-stream bench-month \
 	soak-stream rapids airflow airflow-setup test-airflow test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
 
 PYTHON ?= python3
@@ -40,6 +40,9 @@ demo: setup ## run the whole pipeline on synthetic events, or on your own file: 
 
 test: setup ## run all tests and doctests (ARGS="-k words" selects)
 	@$(RUN) $(TEST_THREADS) python -m pytest $(ARGS)
+
+test-long: airflow-setup ## run the tests that take minutes, too: kills, streams, DAGs (2 hours; ARGS="-m long" runs these alone)
+	@LAKEFACTOR_LONG=1 $(RUN) $(TEST_THREADS) python -m pytest $(ARGS)
 
 test-faults: setup ## kill ranks, executors and drivers of trainings, and streams, 20 times each at random (20 minutes)
 	@LAKEFACTOR_KILLS=20 $(RUN) $(TEST_THREADS) python -m pytest tests/spark/test_faults.py tests/stream/test_kills.py $(ARGS)

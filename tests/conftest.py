@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 CHECKOUT = Path(__file__).parents[1]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what takes minutes, unless it is asked for."""
+    if "LAKEFACTOR_LONG" not in os.environ:
+        skip = pytest.mark.skip(reason="takes minutes; `make test-long` runs it")
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(skip)
+
+
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """Delta session on local[2]; started by the first test that asks for it."""

@@ -19,7 +19,6 @@ from lakefactor.spark.tables import Tables
 from lakefactor.testing.stream_runs import write
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
-LONG = pytest.mark.skipif("LAKEFACTOR_LONG" not in os.environ, reason="takes minutes; `make test-airflow` runs it")
 
 USERS, ITEMS = 30, 90
 TRAIN = ("interactions", "train", "evaluate", "compare", "gate", "catchup", "publish", "recommend")
@@ -50,6 +49,7 @@ def done(names: tuple[str, ...]) -> dict[str, str]:
     return dict.fromkeys(names, "success")
 
 
+@pytest.mark.long
 def test_a_model_lives_drifts_is_replaced_and_restored(spark, config, airflow, tmp_path):
     landing = tmp_path / "landing"
     given, tables = overrides(config), Tables(spark, config.tables)
@@ -117,7 +117,7 @@ def test_a_gate_that_refuses_ends_the_run_and_leaves_the_live_model(spark, confi
     assert live_version(tables) is None
 
 
-@LONG
+@pytest.mark.long
 def test_killed_and_run_by_two_airflows_at_once_it_publishes_one_version(spark, config, airflow, tmp_path):
     """A run is killed in the middle of its training; then two that know nothing of each other go on with it."""
     given = overrides(config, **{"train.iterations": 1500, "train.snapshot_every": 1})

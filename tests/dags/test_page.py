@@ -42,7 +42,7 @@ TASKS = 8
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(2400),
-    pytest.mark.skipif("LAKEFACTOR_LONG" not in os.environ, reason="takes minutes; `make test-airflow` runs it"),
+    pytest.mark.long,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (Debian: apt-get install chromium)"),
     pytest.mark.skipif(
         importlib.util.find_spec("playwright") is None, reason="no playwright; `make test-airflow` installs it"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from lakefactor.testing.stream_runs import lines, write
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(1800),
-    pytest.mark.skipif("LAKEFACTOR_LONG" not in os.environ, reason="takes minutes; `make test-airflow` runs it"),
+    pytest.mark.long,
 ]
 
 MARK = "canary-7f3a9c"

@@ -173,6 +173,7 @@ forget.run(session.build(config, "killed"), config, users=sys.argv[3:], at=strik
 """
 
 
+@pytest.mark.long
 def test_killed_and_run_again_it_ends_as_an_unbroken_run(spark, config, lived, tmp_path):
     whole = settings(tmp_path / "whole", tmp_path / "landing")
     shutil.copytree(lived, tmp_path / "whole")
@@ -192,6 +193,7 @@ def test_killed_and_run_again_it_ends_as_an_unbroken_run(spark, config, lived, t
     assert (audit["state"], audit["rows"], audit["items"]) == ("deleted", expected_result.tables, len(ITEMS))
 
 
+@pytest.mark.long
 def test_integer_ids_and_users_that_nobody_knows(spark, tmp_path):
     config = settings(tmp_path / "warehouse", tmp_path / "landing")
     config = changed(config, tables={"user_id_type": "long"}, maintain=NOW)
@@ -216,6 +218,7 @@ def test_integer_ids_and_users_that_nobody_knows(spark, tmp_path):
         forget.run(spark, config)
 
 
+@pytest.mark.long
 def test_a_stream_of_changes_goes_on_after_an_erasure_and_learns_nothing_of_the_user(spark, config):
     config = changed(config, stream={"source": "changes", "name": "changes"})
     warehouse = Path(config.tables.root)

@@ -103,6 +103,7 @@ def test_old_versions_and_history_go_and_what_is_read_stays(spark, config):
     assert stream.run(spark, config, available_now=True).accepted == 5
 
 
+@pytest.mark.long
 def test_interactions_that_a_kept_version_was_trained_on_stay(spark, config):
     tables, warehouse = Tables(spark, config.tables), Path(config.tables.root)
     trained_on = tables.collect("models", {"model_version": live_version(tables)})[0]["input_versions"]["interactions"]
@@ -114,6 +115,7 @@ def test_interactions_that_a_kept_version_was_trained_on_stay(spark, config):
     assert tables.read("interactions", trained_on).count() == rows
 
 
+@pytest.mark.long
 def test_changes_that_the_stream_has_not_read_stay(spark, config):
     config = changed(config, stream={"source": "changes", "name": "changes"})
     warehouse = Path(config.tables.root)
@@ -126,6 +128,7 @@ def test_changes_that_the_stream_has_not_read_stay(spark, config):
     assert stream.run(spark, config, available_now=True).accepted == 6
 
 
+@pytest.mark.long
 def test_beside_a_stream_or_a_training_it_leaves_alone_what_they_use(spark, config):
     warehouse = Path(config.tables.root)
     lease = {"name": "stream 'other'", "host": socket.gethostname(), "pid": os.getppid(), "renewed_at": time.time()}

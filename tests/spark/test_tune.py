@@ -129,6 +129,7 @@ def test_trials_that_cannot_be_solved_are_recorded_and_the_study_goes_on(spark, 
         assert (trial.value, trial.iterations, trial.history) == (None, 0, [])
 
 
+@pytest.mark.long
 def test_a_poor_trial_is_cancelled_before_its_last_iteration(spark, small):
     """The training itself would take ten thousand iterations."""
     tables = write_interactions(spark, small, GROUPS)
@@ -151,6 +152,7 @@ def test_a_poor_trial_is_cancelled_before_its_last_iteration(spark, small):
     assert (good.state, good.iterations) == ("complete", 3)
 
 
+@pytest.mark.long
 def test_a_study_that_is_killed_goes_on_with_the_trials_that_are_missing(spark, small, tmp_path):
     tables = write_interactions(spark, small, GROUPS)
     config_file = tmp_path / "small.toml"

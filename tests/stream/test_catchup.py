@@ -76,6 +76,7 @@ def test_before_it_is_live_a_version_learns_what_the_stream_would_teach_it_after
     assert tables.version("factor_updates") == version
 
 
+@pytest.mark.long
 def test_catching_up_again_replaces_what_was_learned_before(spark, place):
     config = settings(place / "warehouse", place / "landing", item_rule="off")
     new = train.run(spark, changed(config, model={"seed": 2})).model_version
@@ -124,6 +125,7 @@ def test_a_version_that_is_live_again_learns_what_it_has_missed(spark, place):
     assert {user: n for user, (_, n) in now.items()} == {row.user_id: row["count"] for row in counts}
 
 
+@pytest.mark.long
 def test_where_the_history_is_gone_a_version_goes_on_without_what_it_has_missed(spark, place, capsys):
     config = settings(place / "warehouse", place / "landing", item_rule="off")
     tables = Tables(spark, config.tables)

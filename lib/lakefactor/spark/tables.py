@@ -168,7 +168,7 @@ class Tables:
         return None if found["version"] is None else int(found["version"])
 
     def next_change(self, table: str, version: int) -> int | None:
-        """Return the first commit of `table` after a version that changed rows, not files alone; None: there is none."""
+        """Return the first commit of `table` after a version that changed rows and not only files, if there is one."""
         self._open(table)
         later = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)}").where(F.col("version") > version)
         changes = later.where(F.col("operation").isin("WRITE", "MERGE", "STREAMING UPDATE"))
