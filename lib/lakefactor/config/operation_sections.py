@@ -84,10 +84,10 @@ class Quality(Section):
     """The live model under watch: when to go back, and when to train again."""
 
     metric: str = Field(
-        "ndcg_at_10",
-        pattern=r"^(recall_at_[0-9]+|ndcg_at_[0-9]+|rmse)(\.[a-z_]+)?$",
-        description="Prequential metric in `stream_ledger` (its cut-off is `stream.watch_k`), as `recall_at_10` or "
-        "`rmse`; of a segment as `recall_at_10.new_users`.",
+        "",
+        pattern=r"^((recall_at_[0-9]+|ndcg_at_[0-9]+|rmse)(\.[a-z_]+)?)?$",
+        description="Prequential metric in `stream_ledger`, as `recall_at_10`, or of a segment, as "
+        "`recall_at_10.new_users`. Empty: `rmse` for ratings, else NDCG at `stream.watch_k`.",
     )
     window: int = Field(
         30, ge=1, le=1_000_000, description="Micro-batches before and after a publish whose means are compared."

@@ -64,8 +64,12 @@ class Evaluation:
 
 
 def sign_of(metric: str) -> int:
-    """Return 1 where more is better, else -1; of a metric as ``rmse`` or ``ndcg_at_10``."""
-    return -1 if metric in _LOWER_IS_BETTER else 1
+    """Return 1 where more is better, else -1; a segment may follow after a dot.
+
+    >>> [sign_of(metric) for metric in ("ndcg_at_10", "rmse", "rmse.new_users")]
+    [1, -1, -1]
+    """
+    return -1 if metric.partition(".")[0] in _LOWER_IS_BETTER else 1
 
 
 def evaluation(tables: Tables, evaluation_id: str) -> Evaluation:

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 from pyspark.sql import SparkSession
 
-from lakefactor.config import Config
+from lakefactor.config import Config, Stream
+from lakefactor.config.model_sections import Feedback
 from lakefactor.log import say
 from lakefactor.pipelines import publish
 from lakefactor.pipelines.evaluations import sign_of
@@ -29,7 +30,7 @@ class QualityResult(BaseModel):
     ----------
     model_version : str or None
         The live version that was looked at; None: none is live.
-    metric : str
+    metric : str or None
     batches : int
         Micro-batches with that metric since it was published.
     value, previous_value : float or None
@@ -45,7 +46,7 @@ class QualityResult(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     model_version: str | None
-    metric: str
+    metric: str | None
     batches: int = 0
     value: float | None = None
     previous_value: float | None = None
@@ -72,22 +73,23 @@ def run(spark: SparkSession, config: Config) -> QualityResult:
     tables, settings = Tables(spark, config.tables), config.quality
     live = live_row(tables)
     if live is None:
-        return QualityResult(model_version=None, metric=settings.metric, reason="no model is live")
-    since = _metric_of(tables, settings.metric, live["model_version"], live["published_at"])
-    before = _metric_of(tables, settings.metric, live["previous_version"]) if live["previous_version"] else []
+        return QualityResult(model_version=None, metric=None, reason="no model is live")
+    metric = settings.metric or _default_metric(newest(tables, live["model_version"]).config.feedback, config.stream)
+    since = _metric_of(tables, metric, live["model_version"], live["published_at"])
+    before = _metric_of(tables, metric, live["previous_version"]) if live["previous_version"] else []
     value, previous_value = _mean(since[: settings.window], settings.window), _mean(before, settings.window)
     facts: dict[str, Any] = {
         "model_version": live["model_version"],
-        "metric": settings.metric,
+        "metric": metric,
         "batches": len(since),
         "value": value,
         "previous_value": previous_value,
     }
     if value is not None and previous_value is not None and _was_published(tables, live["decision_id"]):
-        lost = sign_of(settings.metric) * (previous_value - value)
+        lost = sign_of(metric) * (previous_value - value)
         if lost > settings.max_relative_loss * abs(previous_value):
             reason = (
-                f"{settings.metric} of {settings.window} micro-batches fell from {previous_value:.4f} to {value:.4f}, "
+                f"{metric} of {settings.window} micro-batches fell from {previous_value:.4f} to {value:.4f}, "
                 f"by more than {settings.max_relative_loss:.0%}"
             )
             publish.run(spark, config, live["previous_version"], rollback=True, reason=reason)
@@ -96,6 +98,10 @@ def run(spark: SparkSession, config: Config) -> QualityResult:
     retrain, reason = _drifted(tables, live["model_version"], len(since), settings.cool_down)
     say(reason, "yellow" if retrain else "")
     return QualityResult(**facts, retrain=retrain, reason=reason)
+
+
+def _default_metric(feedback: Feedback, stream: Stream) -> str:
+    return "rmse" if feedback == "explicit" else f"ndcg_at_{stream.watch_k}"
 
 
 def _metric_of(tables: Tables, metric: str, model_version: str, since: datetime | None = None) -> list[float]:
