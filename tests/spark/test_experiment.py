@@ -18,6 +18,7 @@ from lakefactor.metrics.experiment import assign
 from lakefactor.pipelines import experiment
 from lakefactor.pipelines.models import readable_versions
 from lakefactor.query import Reader
+from lakefactor.spark.suppression import SUPPRESSED, Suppression, make_salt
 from lakefactor.spark.tables import Tables
 from lakefactor.testing.interactions import random_interactions
 from lakefactor.testing.tables import write_interactions
@@ -231,3 +232,18 @@ def test_bad_definitions_and_exposures_are_refused(spark, world, tmp_path):
     experiment.run(spark, config, "stop", "once")
     with pytest.raises(InputError, match="experiment 'once' is stopped; give another name"):
         experiment.run(spark, config, "start", "once")
+
+
+def test_exposures_of_who_was_forgotten_are_refused_and_name_nobody(spark, world, tmp_path):
+    config, tables, _, _ = world
+    experiment.run(spark, config, "start", "later")
+    forgotten = Suppression(make_salt(config)).hash("dee")
+    tables.ensure("suppressions")
+    tables.append_rows("suppressions", [{"user_hash": forgotten, "suppressed_at": START}])
+    path = tmp_path / "log.csv"
+    path.write_text("user_id,variant,exposed_at\ndee,control,2026-01-02\nann,control,2026-01-02\ndee,purple,never\n")
+    taken = experiment.run(spark, config, "expose", "later", [str(path)])
+    assert (taken.exposed, taken.rejected) == (1, 2)
+    assert [row["user_id"] for row in tables.collect("exposures", {"experiment": "later"})] == ["ann"]
+    rejects = tables.collect("rejects", {"source": str(path)})
+    assert {(row["reason"], row["content"]) for row in rejects} == {(SUPPRESSED, "")}

@@ -92,7 +92,7 @@ def run(spark: SparkSession, config: Config, action: Action, name: str, paths: S
         experiment |= {"ended_at": datetime.now(timezone.utc)}
         row = spark.createDataFrame([experiment], tables.read("experiments").schema)
         tables.replace_where("experiments", row, f"experiment = {literal(name)}")
-    rejected = sum(take_in(spark, tables, name, sorted(experiment["variants"]), path) for path in paths)
+    rejected = sum(take_in(spark, config, name, sorted(experiment["variants"]), path) for path in paths)
     state = {
         "experiment": name,
         "running": experiment["ended_at"] is None,

@@ -8,20 +8,22 @@ from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from lakefactor.config import Config
 from lakefactor.errors import InputError
+from lakefactor.spark.suppression import load_suppression
 from lakefactor.spark.tables import Tables
 
 COLUMNS = ("user_id", "variant", "exposed_at")
 _FORMATS = {"csv": "csv", "json": "json", "jsonl": "json", "parquet": "parquet"}
 
 
-def take_in(spark: SparkSession, tables: Tables, experiment: str, variants: Sequence[str], path: str) -> int:
+def take_in(spark: SparkSession, config: Config, experiment: str, variants: Sequence[str], path: str) -> int:
     """Add the first exposure of each user who has none yet; the same file again changes nothing.
 
     Parameters
     ----------
     spark : SparkSession
-    tables : Tables
+    config : Config
     experiment : str
     variants : sequence of str
         Those that there are.
@@ -38,7 +40,7 @@ def take_in(spark: SparkSession, tables: Tables, experiment: str, variants: Sequ
     InputError
         It cannot be read, or lacks a column.
     """
-    raw = _read(spark, path)
+    raw, tables = _read(spark, path), Tables(spark, config.tables)
     id_type = "bigint" if tables.id_types("exposures")[0] == "long" else "string"
     rows = raw.select(
         F.lit(experiment).alias("experiment"),
@@ -54,7 +56,10 @@ def take_in(spark: SparkSession, tables: Tables, experiment: str, variants: Sequ
         .when(~F.coalesce(F.col("variant").isin(*variants), F.lit(False)), F.lit("no variant of the experiment"))
         .when(F.col("exposed_at").isNull(), F.lit("no time"))
     )
-    judged = rows.withColumn("reason", reason).persist()
+    judged = rows.withColumn("reason", reason)
+    if suppression := load_suppression(spark, config):
+        judged = suppression.refuse(judged, config.ingest.delimiter)
+    judged = judged.persist()
     try:
         refused = judged.where("reason is not null").select(
             F.unhex(F.sha2(F.concat_ws("\n", F.lit(experiment), F.lit(path), "reason", "content"), 256)).alias(
