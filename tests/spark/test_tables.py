@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from lakefactor.config import Tables as TablesConfig
 from lakefactor.contracts import load
 from lakefactor.errors import ShapeError, TableError
+from lakefactor.spark.commits import commit_metadata, version_with
 from lakefactor.spark.tables import Tables
 
 ONE = ("u1", "i1", 1.0, 1, None)
@@ -112,8 +113,8 @@ def test_arrow_rows_are_committed_as_spark_s_are(spark, tables):
     assert [row.asDict() for row in found] == [update(user).to_pylist()[0] | when(row) for user, row in zip(
         ("u0", "u1"), found, strict=True
     )]  # fmt: skip
-    assert tables.commit_metadata("factor_updates") == {"n": 1}
-    assert tables.version_with("factor_updates", {"n": 1}) == 2
+    assert commit_metadata(tables, "factor_updates") == {"n": 1}
+    assert version_with(tables, "factor_updates", {"n": 1}) == 2
 
 
 def test_a_table_whose_creation_was_killed_is_created(tables, config):
@@ -186,12 +187,12 @@ def test_columns_go_by_name_and_a_missing_one_is_refused(tables):
 
 def test_overwrite_replaces_all_rows_and_records_its_metadata(tables):
     tables.ensure("interactions")
-    assert tables.commit_metadata("interactions") == {}
+    assert commit_metadata(tables, "interactions") == {}
     tables.overwrite("interactions", rows(tables, ONE), {"made_from": {"events": 3}})
     tables.overwrite("interactions", rows(tables, OTHER), {"made_from": {"events": 4}})
     assert contents(tables) == [OTHER]
     assert contents(tables, version=1) == [ONE]
-    assert tables.commit_metadata("interactions") == {"made_from": {"events": 4}}
+    assert commit_metadata(tables, "interactions") == {"made_from": {"events": 4}}
 
 
 def test_replace_where_touches_only_the_rows_of_its_predicate(tables):
@@ -237,7 +238,7 @@ def test_catalog_tables_work_as_path_tables(spark):
         tables.overwrite("interactions", rows(tables, OTHER), {"n": 1})
         assert contents(tables) == [OTHER]
         assert contents(tables, version=1) == [ONE]
-        assert tables.commit_metadata("interactions") == {"n": 1}
+        assert commit_metadata(tables, "interactions") == {"n": 1}
         with pytest.raises(TableError, match=rf"models does not exist at {schema}\.models"):
             tables.read("models")
     finally:

@@ -16,6 +16,7 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.errors import InputError
+from lakefactor.spark.commits import commit_metadata
 from lakefactor.spark.tables import Tables
 
 PAIR = ("user_id", "item_id")
@@ -74,7 +75,7 @@ def run(spark: SparkSession, config: Config) -> InteractionsResult:
     version = tables.version("events")
     tables.ensure("interactions", *tables.id_types("events"))
     made_from = {"events": tables.uid("events"), "events_version": version, "settings": _settings(config)}
-    recorded = tables.commit_metadata("interactions")
+    recorded = commit_metadata(tables, "interactions")
     if recorded.get("made_from") != made_from or "span" not in recorded:
         events = tables.read("events", version)
         span = Span.of(events)

@@ -12,6 +12,7 @@ from lakefactor.errors import TableError
 from lakefactor.pipelines.interactions import Span
 from lakefactor.pipelines.models import ModelRecord
 from lakefactor.query.live_factors import UPDATES
+from lakefactor.spark.commits import newest_metadata, version_with
 from lakefactor.spark.tables import Tables
 
 CATCH_UP = "catchup"
@@ -62,7 +63,7 @@ def learned_to(tables: Tables, model_version: str, trained_on: int, number: int)
     if (last := _last_batch(tables, model_version, number)) is not None:
         version, (stream, batch_id) = last
         # The events that it read; those of a file or a message were appended by itself, next, if nobody came between.
-        own = tables.version_with("events", batch_metadata(stream, batch_id))
+        own = version_with(tables, "events", batch_metadata(stream, batch_id))
         return version + 1 if own == version + 1 else version
     if tables.exists(UPDATES) and tables.rows(UPDATES, ("batch_id",), {"model_version": model_version}).num_rows:
         return caught_up_to(tables, model_version) or trained_on
@@ -77,7 +78,7 @@ def was_live(tables: Tables, model_version: str) -> bool:
 
 def caught_up_to(tables: Tables, model_version: str) -> int | None:
     """Return the version of `events` of a version's newest catch-up; None: there was none."""
-    found = tables.newest_metadata(UPDATES, CATCH_UP, model_version)
+    found = newest_metadata(tables, UPDATES, CATCH_UP, model_version)
     return int(found["events_version"]) if found else None
 
 

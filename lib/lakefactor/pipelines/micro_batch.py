@@ -29,6 +29,7 @@ from lakefactor.pipelines.learned import batch_metadata
 from lakefactor.pipelines.live import NOTHING, Learned, Live, load_live
 from lakefactor.pipelines.models import live_version
 from lakefactor.pipelines.refresh import LISTS, replace_recommendations, replace_similar_items
+from lakefactor.spark.commits import version_with
 from lakefactor.spark.stream_rows import COMMIT, BatchRows
 from lakefactor.spark.stream_source import Source
 from lakefactor.spark.suppression import load_suppression
@@ -218,7 +219,7 @@ class MicroBatches:
             return rows.version
         if self._number >= 0:  # only the first one after a start may be a repetition
             return self._tables.version("events")
-        own = self._tables.version_with("events", batch_metadata(self._config.stream.name, number))
+        own = version_with(self._tables, "events", batch_metadata(self._config.stream.name, number))
         return self._tables.version("events") if own is None else own - 1
 
     def _follow(self, number: int) -> Live | None:

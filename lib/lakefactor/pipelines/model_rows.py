@@ -14,6 +14,7 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config, canonical_json, without_secrets
 from lakefactor.pipelines.run_log import RunLog
 from lakefactor.pipelines.training_run import Training
+from lakefactor.spark.commits import commit_metadata
 from lakefactor.spark.suppression import load_suppression
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.training import Trained
@@ -80,7 +81,7 @@ def _write_factors(tables: Tables, rows: DataFrame, side: Side, model_version: s
 
 def _made_from(tables: Tables, version: int) -> str | None:
     """Return what the interactions were made of, by their commit: its place in the history may go before the model."""
-    record = tables.commit_metadata("interactions", version)
+    record = commit_metadata(tables, "interactions", version)
     known = (
         {"events_version": record["made_from"]["events_version"], "span": record["span"]} if "span" in record else None
     )

@@ -14,6 +14,7 @@ from lakefactor.factorization.live_model import STREAMED
 from lakefactor.pipelines.erasures import finish, tables_of_pending
 from lakefactor.pipelines.learned import NEVER, learned_to, source_of
 from lakefactor.pipelines.models import ModelRecord, live_version, newest
+from lakefactor.spark.commits import first_change_after
 from lakefactor.spark.files import names_in
 from lakefactor.spark.stream_checkpoint import checkpoint_root, is_unfinished, next_change
 from lakefactor.spark.tables import Tables
@@ -117,7 +118,8 @@ def _of_live(tables: Tables) -> Needed | None:
     live = live_version(tables) if tables.exists("stream_ledger") else None
     if live is None or not _is_streamed(record := newest(tables, live)):
         return None
-    first = tables.next_change("events", learned_to(tables, live, source_of(record).events_version, NEVER))
+    known = learned_to(tables, live, source_of(record).events_version, NEVER)
+    first = first_change_after(tables, "events", known)
     return None if first is None else _whole(first, f"the stream has not taught the live model {live} what came since")
 
 

@@ -13,6 +13,7 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.errors import TableError
+from lakefactor.spark.commits import commit_metadata
 from lakefactor.spark.stream_checkpoint import claim, first_version
 from lakefactor.spark.stream_raw import BYTES_PER_ROW, FileSource, KafkaSource
 from lakefactor.spark.stream_refusals import BEGIN_AGAIN, explained
@@ -147,7 +148,7 @@ class ChangeSource:
     def _are_erasures(self, changes: DataFrame) -> bool:
         """Tell whether all that was changed or deleted was deleted by `forget`."""
         versions = changes.where("_change_type <> 'insert'").select(COMMIT).distinct().collect()
-        return all(ERASURE in self._tables.commit_metadata("events", row[COMMIT]) for row in versions)
+        return all(ERASURE in commit_metadata(self._tables, "events", row[COMMIT]) for row in versions)
 
     def _check_version(self, version: int) -> None:
         newest = self._tables.version("events")

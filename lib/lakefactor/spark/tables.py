@@ -131,7 +131,11 @@ class Tables:
 
     def version(self, table: str) -> int:
         """Return the newest Delta version of `table`."""
-        return self._lake.version(table) if self._lake else int(self._commit(table)["version"])
+        if self._lake:
+            return self._lake.version(table)
+        newest = self.history(table, 1).first()
+        assert newest is not None
+        return int(newest["version"])
 
     def rows(self, table: str, columns: Sequence[str], where: Where | None = None) -> pa.Table:
         """Return `columns` of the rows that have the values of `where`, in no particular order.
@@ -154,36 +158,11 @@ class Tables:
         """Return Delta's own id of `table`; a table that was dropped and created again has another."""
         return str(self._detail(table)["id"])
 
-    def commit_metadata(self, table: str, version: int | None = None) -> dict[str, Any]:
-        """Return the metadata that a commit of `table`, or its newest, was given; empty where it was given none."""
-        return json.loads(self._commit(table, version)["userMetadata"] or "{}")
-
-    def version_with(self, table: str, metadata: Mapping[str, Any]) -> int | None:
-        """Return the version of `table` whose commit was given `metadata`; None where there is none."""
+    def history(self, table: str, limit: int | None = None) -> DataFrame:
+        """Return the commits of `table`, newest first; with a limit Delta reads no more of them than that."""
         self._open(table)
-        history = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)}")
-        wanted = json.dumps(metadata, sort_keys=True)
-        found = history.where(F.col("userMetadata") == wanted).agg(F.max("version").alias("version")).first()
-        assert found is not None
-        return None if found["version"] is None else int(found["version"])
-
-    def next_change(self, table: str, version: int) -> int | None:
-        """Return the first commit of `table` after a version that changed rows and not only files, if there is one."""
-        self._open(table)
-        later = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)}").where(F.col("version") > version)
-        changes = later.where(F.col("operation").isin("WRITE", "MERGE", "STREAMING UPDATE"))
-        found = changes.agg(F.min("version").alias("version")).first()
-        assert found is not None
-        return None if found["version"] is None else int(found["version"])
-
-    def newest_metadata(self, table: str, key: str, value: str) -> dict[str, Any]:
-        """Return the metadata of the newest commit of `table` in which `key` has this value; empty: there is none."""
-        self._open(table)
-        history = self._spark.sql(f"DESCRIBE HISTORY {self.sql_name(table)}")
-        found = history.where(F.get_json_object("userMetadata", f"$.{key}") == value)
-        newest = found.agg(F.max_by("userMetadata", "version").alias("metadata")).first()
-        assert newest is not None
-        return json.loads(newest["metadata"] or "{}")
+        history = f"DESCRIBE HISTORY {self.sql_name(table)}"
+        return self._spark.sql(history if limit is None else f"{history} LIMIT {limit}")
 
     def append(
         self,
@@ -203,7 +182,7 @@ class Tables:
         txn : (str, int), optional
             Application id and version of this write. A repeat of a pair, or a lower version, is skipped by Delta.
         metadata : mapping, optional
-            JSON-able; kept in the commit (see `commit_metadata` and `version_with`).
+            JSON-able; kept in the commit (see `lakefactor.spark.commits`).
         """
         kept = None if metadata is None else json.dumps(metadata, sort_keys=True)
         if isinstance(rows, pa.Table):
@@ -226,7 +205,7 @@ class Tables:
             self.append(table, self._spark.createDataFrame(rows, self.read(table).schema), txn)
 
     def overwrite(self, table: str, rows: DataFrame, metadata: Mapping[str, Any]) -> None:
-        """Replace all rows in one commit that carries `metadata` (JSON-able; see `commit_metadata`)."""
+        """Replace all rows in one commit that carries `metadata` (JSON-able)."""
         self._writer(table, rows).option("userMetadata", json.dumps(metadata, sort_keys=True)).overwrite(F.lit(True))
 
     def replace_where(
@@ -390,17 +369,6 @@ class Tables:
         if missing := [name for name in columns if name not in rows.columns]:
             raise ShapeError(f"rows for table {table} lack the columns {', '.join(missing)}")
         return rows.select(*columns)
-
-    def _commit(self, table: str, version: int | None = None) -> Row:
-        self._open(table)
-        history = f"DESCRIBE HISTORY {self.sql_name(table)}"
-        newest = self._spark.sql(f"{history} LIMIT 1")  # with the limit Delta reads one commit, not all
-        commit = (newest if version is None else self._spark.sql(history).where(F.col("version") == version)).first()
-        if commit is None:
-            raise TableError(
-                f"table {table} at {self.path_or_name(table)} no longer has the commit of version {version} in its log"
-            )
-        return commit
 
     @contextmanager
     def _refused(self, what: str) -> Iterator[None]:
