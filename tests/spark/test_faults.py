@@ -19,6 +19,7 @@ from lakefactor.errors import RankFailedError, SetupError
 from lakefactor.factorization.fitting import fit
 from lakefactor.factorization.shard import build_shard
 from lakefactor.pipelines import train
+from lakefactor.pipelines.training_run import LEASES
 from lakefactor.spark.tables import Tables
 from lakefactor.testing.cluster import standalone_cluster
 from lakefactor.testing.faults import Fault, doomed_ranks_alive, listening_ports, struck
@@ -64,7 +65,7 @@ def assert_nothing_is_left(folder: Path, ports: set[int]) -> None:
 def snapshots_of(warehouse: str | Path) -> list[str]:
     """Return the trainings that have snapshots."""
     folder = Path(warehouse, "_snapshots")
-    return os.listdir(folder) if folder.exists() else []
+    return [name for name in os.listdir(folder) if name != LEASES] if folder.exists() else []
 
 
 def run_log(spark, config: Config) -> list:

@@ -21,6 +21,9 @@ from lakefactor.contracts.writers import absent
 from lakefactor.errors import ConfigError, TableError
 
 _SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss")
+_UNHOSTLY = frozenset("[]\\^|")
+"""Signs that are in no host's name."""
+
 BATCH_ROWS = 1 << 16
 Where = Mapping[str, str | int]
 """Values that columns must have, all of them."""
@@ -146,6 +149,11 @@ class Lake:
                 return pa.Table.from_batches(chain.from_iterable(parts), schema).select(columns)
         except (DeltaError, OSError, pa.ArrowException) as error:
             raise self._unreadable(table, error) from error
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether `append` works here: delta-rs 1.6 makes a host of the folder's name when it writes, and panics."""
+        return not _UNHOSTLY & set(self._root)
 
     def append(
         self,

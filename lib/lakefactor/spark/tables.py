@@ -336,8 +336,8 @@ class Tables:
             files.delete(path, True)
 
     def _writing_lake(self, table: str) -> Lake | None:
-        """Return what commits to `table` without Spark; None where delta-rs cannot: it is elsewhere, or clustered."""
-        return None if load(table).cluster_by else self._lake
+        """Return what commits to `table` without Spark; None where delta-rs cannot: by the place, or clustered."""
+        return self._lake if self._lake and self._lake.is_writable and not load(table).cluster_by else None
 
     def _open(self, table: str, version: int | None = None) -> DataFrame:
         """Return the table's rows, unchecked."""

@@ -6,7 +6,7 @@ from urllib.parse import unquote
 import numpy as np
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 
 from lakefactor.config import Tables
 from lakefactor.errors import TableError
@@ -66,3 +66,13 @@ def test_an_older_version_is_read_as_it_was(write, root):
     assert lake.version("events") == 1
     read = [lake.of_ids("events", ("value",), "user_id", pa.array(["a"]), version) for version in (0, 1, None)]
     assert [sorted(table["value"].to_pylist()) for table in read] == [[1.0], [1.0, 2.0], [1.0, 2.0]]
+
+
+@pytest.mark.parametrize("sign", "[]\\^|")
+def test_folders_that_delta_rs_cannot_write_to_are_known(tmp_path, sign):
+    """Without the question, write_deltalake ends with a panic of Rust."""
+    place = tmp_path / f"a{sign}b"
+    assert not Lake(Tables(root=str(place))).is_writable
+    assert Lake(Tables(root=str(tmp_path))).is_writable
+    with pytest.raises(BaseException, match="Invalid object store url|File not found"):
+        write_deltalake(str(place / "t"), pa.table({"n": [1]}))
