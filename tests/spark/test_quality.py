@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 
 import pytest
 
@@ -43,7 +43,7 @@ def versions(spark, config) -> tuple[Tables, str, str]:
 
 
 def ledger(tables: Tables, first: int, version: str, values: list[float], metric: str = METRIC) -> None:
-    """Enter micro-batches of these figures, one a second from now on."""
+    """Enter micro-batches of these figures, as of now."""
     now = datetime.now(timezone.utc)
     blank = dict.fromkeys(("read", "accepted", "duplicates", "rejected", "users", "items", "new_users", "new_items"), 0)
     rows = [
@@ -58,8 +58,8 @@ def ledger(tables: Tables, first: int, version: str, values: list[float], metric
             "metrics": {metric: value},
             "seconds": {},
             "newest_event_time": None,
-            "started_at": now + timedelta(seconds=number),
-            "finished_at": now + timedelta(seconds=number),
+            "started_at": now,
+            "finished_at": now,
         }
         for number, value in enumerate(values)
     ]
