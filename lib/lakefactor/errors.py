@@ -78,7 +78,7 @@ class SolveError(LakefactorError):
 
 
 class GateRefusedError(LakefactorError):
-    """The quality gate refused a model version; the refusal is recorded in ``models``."""
+    """The quality gate refused a model version; the refusal is recorded in ``decisions``."""
 
     exit_code = 6
 
