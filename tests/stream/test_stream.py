@@ -122,7 +122,7 @@ def test_a_lost_checkpoint_and_a_second_stream_are_refused(spark, place):
     lease = {"name": "stream 'other'", "host": socket.gethostname(), "pid": os.getppid(), "renewed_at": time.time()}
     (checkpoints / "lease.json").write_text(json.dumps(lease))
     with pytest.raises(
-        SetupError, match=r"stream 'other' is running on .* \(process \d+\) and updates the same tables"
+        SetupError, match=r"stream 'other' is running on .* \(process \d+\); one stream at a time updates the tables"
     ):
         stream.run(spark, config, available_now=True)
     (checkpoints / "lease.json").write_text(json.dumps(lease | {"renewed_at": 0}))
