@@ -48,7 +48,7 @@ def test_a_table_may_be_named_twice_and_in_capitals(reader: Reader, write: Write
         ("-- nothing", "found none"),
         ("SELEC 1", "DuckDB refused the query: Parser Error"),
         ("SELECT nothing FROM interactions", "DuckDB refused the query: Binder Error"),
-        ("SELECT * FROM nowhere", "nowhere does not exist.*the tables are decisions, drift, evaluations"),
+        ("SELECT * FROM nowhere", "nowhere does not exist.*the tables are decisions, drift, erasures"),
         ("SELECT user_id + 1 FROM interactions", "DuckDB refused the query: "),
     ],
 )
