@@ -82,7 +82,8 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
         return CatchupResult(model_version=version, events_version=trained_on)
     tables.ensure(UPDATES, *tables.id_types("events"))
     until = tables.version("events")
-    missed = _wanted(spark, config, events_since(tables, trained_on, until)) if trained_on < until else None
+    suppression = load_suppression(spark, config)  # of users whom old commits may still hold
+    missed = suppression.keep(events_since(tables, trained_on, until)) if trained_on < until else None
     learned = _learn(spark, config, version, missed, until) if missed else NOTHING
     if learned.updates is not None:
         rows = spark.createDataFrame(learned.updates)
@@ -91,12 +92,6 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
     return CatchupResult(
         model_version=version, events_version=until, events=len(missed) if missed else 0, **learned.counts
     )
-
-
-def _wanted(spark: SparkSession, config: Config, events: pa.Table) -> pa.Table:
-    """Return the events of users who are not suppressed: old commits may hold some."""
-    suppression = load_suppression(spark, config)
-    return events if suppression is None else suppression.keep(events)
 
 
 def next_number(tables: Tables) -> int:

@@ -117,7 +117,7 @@ class MicroBatches:
         """Append, learn, write, and enter the micro-batch in the ledger."""
         with steps("read"):
             events = rows.events.toArrow()
-            arrived = self._wanted(events).combine_chunks()
+            arrived = self._suppression.keep(events).combine_chunks()  # others may append some of theirs
             unwanted = {"suppressed_events": len(events) - len(arrived)} if len(events) > len(arrived) else {}
             before = self._version_before(number, rows)
         with steps("follow"):
@@ -240,7 +240,7 @@ class MicroBatches:
         if live.learned_to >= before:
             return None
         try:
-            return self._wanted(events_since(self._tables, live.learned_to, before))
+            return self._suppression.keep(events_since(self._tables, live.learned_to, before))
         except TableError as error:
             say(
                 f"model version {live.model_version} goes on without events that it has missed: {error}; a user's next "
@@ -248,10 +248,6 @@ class MicroBatches:
                 "yellow",
             )
             return None
-
-    def _wanted(self, events: pa.Table) -> pa.Table:
-        """Return the events of users who are not suppressed: what others append, and old commits, may hold some."""
-        return events if self._suppression is None else self._suppression.keep(events)
 
     def _refresh(self, live: Live, learned: Learned) -> None:
         """Bring the lists of the changed users and items up to date, where `recommend` has made some."""

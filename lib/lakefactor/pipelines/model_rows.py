@@ -52,7 +52,7 @@ def write_version(
     suppression = load_suppression(spark, training.config)
     for side in SIDES:
         rows = trained.factors(side)
-        if side == "user" and suppression is not None:  # forgotten since the training has read its input
+        if side == "user":  # forgotten since the training has read its input
             rows = suppression.without(rows)
         with log.phase(f"write_{side}_factors"):
             _write_factors(tables, rows, side, model_version)

@@ -56,10 +56,8 @@ def take_in(spark: SparkSession, config: Config, experiment: str, variants: Sequ
         .when(~F.coalesce(F.col("variant").isin(*variants), F.lit(False)), F.lit("no variant of the experiment"))
         .when(F.col("exposed_at").isNull(), F.lit("no time"))
     )
-    judged = rows.withColumn("reason", reason)
-    if suppression := load_suppression(spark, config):
-        judged = suppression.refuse(judged, config.ingest.delimiter)
-    judged = judged.persist()
+    suppression = load_suppression(spark, config)
+    judged = suppression.refuse(rows.withColumn("reason", reason), config.ingest.delimiter).persist()
     try:
         refused = judged.where("reason is not null").select(
             F.unhex(F.sha2(F.concat_ws("\n", F.lit(experiment), F.lit(path), "reason", "content"), 256)).alias(

@@ -15,7 +15,7 @@ from lakefactor.contracts import IdType
 from lakefactor.spark.files import refused
 from lakefactor.spark.identity import count_identical, identified_events, identified_rejects
 from lakefactor.spark.sources import RawRows
-from lakefactor.spark.suppression import Suppression
+from lakefactor.spark.suppression import NOBODY, Suppression
 from lakefactor.spark.validation import check_rows
 
 
@@ -60,7 +60,7 @@ def judge_rows(
     ingest: Ingest,
     id_types: tuple[IdType, IdType],
     now: datetime,
-    suppression: Suppression | None = None,
+    suppression: Suppression = NOBODY,
 ) -> JudgedRows:
     """Check rows, find what makes each itself, and count what became of them.
 
@@ -75,7 +75,7 @@ def judge_rows(
         Types of user and item ids in the table `events`.
     now : datetime
         Becomes `ingested_at` and `rejected_at`.
-    suppression : Suppression or None
+    suppression : Suppression, optional
         Users whose rows are refused, and leave nothing that names them.
 
     Raises
@@ -84,8 +84,7 @@ def judge_rows(
         A source cannot be read to its end.
     """
     checked = reduce(DataFrame.unionByName, (check_rows(rows, ingest, id_types, now) for rows in raw))
-    if suppression is not None:
-        checked = suppression.refuse(checked, ingest.delimiter)
+    checked = suppression.refuse(checked, ingest.delimiter)
     counted = count_identical(checked).persist()
     try:
         with refused("the input cannot be read to its end", condition="FAILED_READ_FILE"):

@@ -61,13 +61,15 @@ class Suppression:
 
     def keep(self, events: pa.Table) -> pa.Table:
         """Return the rows of other users; `user_id` is never null."""
+        if not self.hashes:
+            return events
         users, place = coded(events["user_id"])
         named = pa.array([self.hash(user) in self.hashes for user in users.to_pylist()], pa.bool_())
         return events.filter(pc.invert(named.take(pa.array(place)))) if pc.any(named).as_py() else events
 
     def without(self, rows: DataFrame) -> DataFrame:
         """Return the rows of other users; `user_id` is never null."""
-        return rows.mapInArrow(partial(_others, self), rows.schema)
+        return rows.mapInArrow(partial(_others, self), rows.schema) if self.hashes else rows
 
     def refuse(self, checked: DataFrame, delimiter: str) -> DataFrame:
         """Refuse the rows of these users, and strip them of all that could name one.
@@ -80,6 +82,8 @@ class Suppression:
         delimiter : str
             Of CSV lines.
         """
+        if not self.hashes:
+            return checked
         schema = StructType([StructField(field.name, field.dataType) for field in checked.schema])
         return checked.mapInArrow(partial(_refused, self, delimiter), schema)
 
@@ -102,8 +106,12 @@ class Suppression:
         return {self.hash(word) for word in set(found)} & self.hashes
 
 
-def load_suppression(spark: SparkSession, config: Config) -> Suppression | None:
-    """Return the users that are suppressed; None where nobody is.
+NOBODY = Suppression("")
+"""Suppresses nobody: rows pass as they are."""
+
+
+def load_suppression(spark: SparkSession, config: Config) -> Suppression:
+    """Return the users that are suppressed.
 
     Raises
     ------
@@ -112,9 +120,9 @@ def load_suppression(spark: SparkSession, config: Config) -> Suppression | None:
     """
     tables = Tables(spark, config.tables)
     if not tables.exists("suppressions"):
-        return None
+        return NOBODY
     hashes = tables.rows("suppressions", ["user_hash"])["user_hash"].to_pylist()
-    return Suppression(read_salt(config), frozenset(hashes)) if hashes else None
+    return Suppression(read_salt(config), frozenset(hashes)) if hashes else NOBODY
 
 
 def read_salt(config: Config) -> str:
