@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lakefactor.errors import TableError
+from lakefactor.factorization.live_model import STREAMED
 from lakefactor.pipelines.interactions import Span
 from lakefactor.pipelines.models import ModelRecord
 from lakefactor.query.live_factors import UPDATES
@@ -28,6 +29,11 @@ class Source:
 
     span: Span
     events_version: int
+
+
+def is_streamed(record: ModelRecord) -> bool:
+    """Tell whether rows of a version can be solved alone: its algorithm says how, and its events are known."""
+    return record.config.model.algorithm in STREAMED and record.made_from is not None
 
 
 def source_of(record: ModelRecord) -> Source:
@@ -63,7 +69,7 @@ def learned_to(tables: Tables, model_version: str, trained_on: int, number: int)
     if (last := _last_batch(tables, model_version, number)) is not None:
         version, (stream, batch_id) = last
         # The events that it read; those of a file or a message were appended by itself, next, if nobody came between.
-        own = version_with(tables, "events", batch_metadata(stream, batch_id))
+        own = version_with(tables, "events", batch_metadata(stream, batch_id), after=version)
         return version + 1 if own == version + 1 else version
     if tables.exists(UPDATES) and tables.rows(UPDATES, ("batch_id",), {"model_version": model_version}).num_rows:
         return caught_up_to(tables, model_version) or trained_on

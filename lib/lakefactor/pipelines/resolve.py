@@ -10,10 +10,9 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from lakefactor.config import Config
-from lakefactor.factorization.live_model import STREAMED
 from lakefactor.factorization.micro_batch import solve_anew
 from lakefactor.pipelines.fold import fold
-from lakefactor.pipelines.learned import NEVER
+from lakefactor.pipelines.learned import NEVER, is_streamed
 from lakefactor.pipelines.live import load_live
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.pipelines.refresh import replace_similar_items
@@ -32,8 +31,7 @@ def solvable_live(tables: Tables) -> str | None:
     live = live_version(tables)
     if live is None:
         return None
-    record = newest(tables, live)
-    return live if record.config.model.algorithm in STREAMED and record.made_from is not None else None
+    return live if is_streamed(newest(tables, live)) else None
 
 
 def resolve_items(

@@ -10,10 +10,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
-from lakefactor.factorization.live_model import STREAMED
 from lakefactor.pipelines.erasures import finish, tables_of_pending
-from lakefactor.pipelines.learned import NEVER, learned_to, source_of
-from lakefactor.pipelines.models import ModelRecord, live_version, newest
+from lakefactor.pipelines.learned import NEVER, is_streamed, learned_to, source_of
+from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.commits import first_change_after
 from lakefactor.spark.files import names_in
 from lakefactor.spark.stream_checkpoint import checkpoint_root, is_unfinished, next_change
@@ -116,12 +115,8 @@ def _last_batches(tables: Tables) -> dict[str, tuple[int, int]]:
 def _of_live(tables: Tables) -> Needed | None:
     """Return what a stream reads first of `events` for the live model."""
     live = live_version(tables) if tables.exists("stream_ledger") else None
-    if live is None or not _is_streamed(record := newest(tables, live)):
+    if live is None or not is_streamed(record := newest(tables, live)):
         return None
     known = learned_to(tables, live, source_of(record).events_version, NEVER)
     first = first_change_after(tables, "events", known)
     return None if first is None else _whole(first, f"the stream has not taught the live model {live} what came since")
-
-
-def _is_streamed(record: ModelRecord) -> bool:
-    return record.config.model.algorithm in STREAMED and record.made_from is not None

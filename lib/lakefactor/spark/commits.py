@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from lakefactor.errors import TableError
@@ -13,6 +14,9 @@ from lakefactor.spark.tables import Tables
 
 _CHANGES = ("WRITE", "MERGE", "STREAMING UPDATE")
 """Operations that change rows, and not only files."""
+
+_MEANWHILE = 100
+"""More commits than others make between two calls."""
 
 
 def commit_metadata(tables: Tables, table: str, version: int | None = None) -> dict[str, Any]:
@@ -32,10 +36,14 @@ def commit_metadata(tables: Tables, table: str, version: int | None = None) -> d
     return json.loads(commit["userMetadata"] or "{}")
 
 
-def version_with(tables: Tables, table: str, metadata: Mapping[str, Any]) -> int | None:
-    """Return the version of `table` whose commit was given `metadata`; None where there is none."""
+def version_with(tables: Tables, table: str, metadata: Mapping[str, Any], after: int | None = None) -> int | None:
+    """Return the version of `table` whose commit was given `metadata`; None where there is none.
+
+    With `after` only later versions are looked at, and no other commit is read.
+    """
     wanted = json.dumps(metadata, sort_keys=True)
-    found = tables.history(table).where(F.col("userMetadata") == wanted).agg(F.max("version").alias("version")).first()
+    commits = tables.history(table) if after is None else _later(tables, table, after)
+    found = commits.where(F.col("userMetadata") == wanted).agg(F.max("version").alias("version")).first()
     assert found is not None
     return None if found["version"] is None else int(found["version"])
 
@@ -50,7 +58,13 @@ def newest_metadata(tables: Tables, table: str, key: str, value: str) -> dict[st
 
 def first_change_after(tables: Tables, table: str, version: int) -> int | None:
     """Return the first version of `table` after one that changed rows, and not only files; None: there is none."""
-    later = tables.history(table).where((F.col("version") > version) & F.col("operation").isin(*_CHANGES))
-    found = later.agg(F.min("version").alias("version")).first()
+    changes = _later(tables, table, version).where(F.col("operation").isin(*_CHANGES))
+    found = changes.agg(F.min("version").alias("version")).first()
     assert found is not None
     return None if found["version"] is None else int(found["version"])
+
+
+def _later(tables: Tables, table: str, version: int) -> DataFrame:
+    """Return the commits after a version; of the log little more is read than these."""
+    count = max(tables.version(table) - version, 0) + _MEANWHILE
+    return tables.history(table, count).where(F.col("version") > version)
