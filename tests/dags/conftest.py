@@ -43,11 +43,6 @@ class Airflow:
         assert migrated.returncode == 0, migrated.stderr[-5000:]
         return made
 
-    @staticmethod
-    def another(home: Path) -> Airflow:
-        """Return one that knows nothing of this one."""
-        return Airflow.at(home)
-
     def python(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run Airflow's Python."""
         return subprocess.run(

@@ -132,7 +132,7 @@ def test_killed_and_run_by_two_airflows_at_once_it_publishes_one_version(spark, 
     killed.wait()
     (begun,) = (path.name for path in snapshots.glob("2*"))
 
-    others = [each.start("train", set=given) for each in (airflow, airflow.another(tmp_path / "airflow"))]
+    others = [each.start("train", set=given) for each in (airflow, airflow.at(tmp_path / "airflow"))]
     states = [airflow.ended(each)["state"] for each in others]
     assert states == ["success", "success"]
     tables = Tables(spark, config.tables)

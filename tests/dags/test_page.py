@@ -74,7 +74,7 @@ def site(airflow, tmp_path) -> Iterator[Site]:
         "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(triggerer),
         "NO_COLOR": "1",
     }
-    fresh = airflow.another(home)
+    fresh = airflow.at(home)
     environment = fresh.environment | settings
     pools = fresh.python("-m", "airflow", "pools", "import", str(CHECKOUT / "conf" / "airflow" / "pools.json"))
     assert pools.returncode == 0, pools.stderr[-5000:]

@@ -88,7 +88,7 @@ def test_no_secret_gets_into_logs_databases_or_tables(spark, config, airflow, tm
     extra = {"deploy-mode": "client", "api_key": canary("connection-extra")}
     connection = {"conn_type": "spark", "host": "local[2]", "login": canary("connection-login"), "extra": extra}
     conf = str(spark_conf(secret, event_logs))
-    fresh = airflow.another(home)
+    fresh = airflow.at(home)
     variables = {
         "AIRFLOW_CONN_LAKEFACTOR_SPARK": json.dumps(connection | {"password": canary("connection-password")}),
         "AIRFLOW_VAR_LAKEFACTOR_PASSWORD": canary("variable"),

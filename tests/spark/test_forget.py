@@ -18,14 +18,13 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.errors import InputError, SetupError
-from lakefactor.factorization.equation import Equation
-from lakefactor.kernels import build_csr, gramian, reference
 from lakefactor.pipelines import forget, ingest, maintain, publish, recommend, stream, train
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.suppression import SUPPRESSED
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.user_rows import tables_with_users
+from lakefactor.testing.solved import solved_rows
 from lakefactor.testing.stream_runs import EVENTS, changed, lines, outcome, settings, write
 from lakefactor.testing.traces import files_naming
 
@@ -73,23 +72,10 @@ def factors(spark, config: Config, side: str) -> dict[str, tuple[tuple[float, ..
 def oracle_items(spark, config: Config, names: list[str]) -> dict[str, np.ndarray]:
     """Solve items in float64 from the interactions of the users that the model knows."""
     tables = Tables(spark, config.tables)
-    users = factors(spark, config, "user")
-    ids = sorted(users)
-    pairs = tables.read("interactions").where(F.col("item_id").isin(names) & F.col("user_id").isin(ids)).collect()
-    source = np.array([users[name][0] for name in ids], np.float32)
-    indptr, indices, strengths = build_csr(
-        np.array([names.index(row.item_id) for row in pairs]),
-        np.array([ids.index(row.user_id) for row in pairs], np.int32),
-        np.array([row.strength for row in pairs], np.float32),
-        len(names),
-    )
-    equation = Equation(newest(tables, live_version(tables)).config.model)
-    reg = equation.reg("item", np.diff(indptr), len(ids)).astype(np.float64)
-    x = reference.half_step(
-        source, equation.a0 * gramian(source), indptr, indices, equation.weights(strengths),
-        equation.targets(strengths), reg, reg, False,
-    )[0]  # fmt: skip
-    return dict(zip(names, x, strict=True))
+    users = {name: row[0] for name, row in factors(spark, config, "user").items()}
+    known = F.col("item_id").isin(names) & F.col("user_id").isin(*users)
+    pairs = tables.read("interactions").where(known).collect()
+    return solved_rows(newest(tables, live_version(tables)).config.model, "item", names, pairs, users)
 
 
 def erasures(spark, config: Config) -> list[dict]:

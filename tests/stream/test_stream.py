@@ -16,12 +16,11 @@ import pytest
 
 from lakefactor.config import Config
 from lakefactor.errors import SetupError, TableError
-from lakefactor.factorization.equation import Equation
-from lakefactor.kernels import build_csr, gramian, reference
 from lakefactor.pipelines import ingest, interactions, live, publish, recommend, stream, train
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
+from lakefactor.testing.solved import solved_rows
 from lakefactor.testing.stream_runs import EVENTS, TABLES, changed, lines, outcome, settings, write, write_batches
 
 
@@ -36,21 +35,8 @@ def oracle_users(spark, config: Config, items: dict[str, tuple]) -> dict[str, np
     interactions.run(spark, config)
     tables = Tables(spark, config.tables)
     pairs = [row for row in tables.read("interactions").collect() if row.item_id in items]
-    users, names = sorted({row.user_id for row in pairs}), sorted(items)
-    source = np.array([items[name][0] for name in names], np.float32)
-    indptr, indices, strengths = build_csr(
-        np.array([users.index(row.user_id) for row in pairs]),
-        np.array([names.index(row.item_id) for row in pairs], np.int32),
-        np.array([row.strength for row in pairs], np.float32),
-        len(users),
-    )
-    equation = Equation(newest(tables, live_version(tables)).config.model)
-    reg = equation.reg("user", np.diff(indptr), len(names)).astype(np.float64)
-    x = reference.half_step(
-        source, equation.a0 * gramian(source), indptr, indices, equation.weights(strengths),
-        equation.targets(strengths), reg, reg, False,
-    )[0]  # fmt: skip
-    return dict(zip(users, x, strict=True))
+    users, source = sorted({row.user_id for row in pairs}), {name: row[0] for name, row in items.items()}
+    return solved_rows(newest(tables, live_version(tables)).config.model, "user", users, pairs, source)
 
 
 def test_touched_users_are_solved_from_their_whole_history(spark, place):
