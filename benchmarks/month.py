@@ -45,12 +45,12 @@ from pyspark.sql import SparkSession
 from stream_tables import copied
 
 from lakefactor.config import Config, Stream, Synthetic, load
+from lakefactor.factorization.catalogue import matrix
 from lakefactor.factorization.live_model import LiveModel
 from lakefactor.log import say
 from lakefactor.pipelines import ingest, interactions, publish, quality, stream, train
 from lakefactor.pipelines.stream_watch import score_ranks
 from lakefactor.query import Reader
-from lakefactor.spark.catalogue import matrix
 from lakefactor.spark.session import build
 from lakefactor.synthetic import generate
 from lakefactor.types import SIDES

@@ -7,9 +7,9 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.errors import InputError, TableError
+from lakefactor.factorization.strengths import PairEvents
 from lakefactor.pipelines import interactions
-from lakefactor.pipelines.interactions import Span
-from lakefactor.pipelines.strengths import PairEvents
+from lakefactor.pipelines.interactions import span_of
 from lakefactor.spark.tables import Tables
 from lakefactor.testing.strengths import drawn_events, expected
 
@@ -45,7 +45,7 @@ def with_sections(config, **sections):
 
 def in_memory(tables, config):
     """Return the strengths that a stream would make of the same events."""
-    events = PairEvents(tables.read("events").toArrow(), config, Span.of(tables.read("events")))
+    events = PairEvents(tables.read("events").toArrow(), config, span_of(tables.read("events")))
     return {(row["user_id"], row["item_id"]): row["strength"] for row in events.interactions().to_pylist()}
 
 

@@ -12,10 +12,10 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lakefactor.config import Config
+from lakefactor.factorization.catalogue import Catalogue
 from lakefactor.pipelines import recommend, train
 from lakefactor.pipelines.refresh import RefreshResult, refresh, replace_recommendations
 from lakefactor.query import Reader
-from lakefactor.spark.catalogue import Catalogue
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.testing.live_factors import TRAINED_AT, append_rows, update_row

@@ -19,10 +19,11 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config, canonical_json, digest
 from lakefactor.errors import ConfigError
+from lakefactor.factorization.catalogue import Catalogue
 from lakefactor.log import say
 from lakefactor.pipelines.models import newest
 from lakefactor.pipelines.progress import TrainingProgress
-from lakefactor.spark.catalogue import Catalogue, collect_catalogue
+from lakefactor.spark.catalogue import collect_catalogue
 from lakefactor.spark.measuring import Subject, measure
 from lakefactor.spark.splits import Fold, folds
 from lakefactor.spark.tables import Tables

@@ -6,8 +6,6 @@ ingested. A delete removes what came before it, and what came at the same moment
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -16,11 +14,11 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.errors import InputError
+from lakefactor.factorization.strengths import MICROS_PER_DAY, Span
 from lakefactor.spark.commits import commit_metadata
 from lakefactor.spark.tables import Tables
 
 PAIR = ("user_id", "item_id")
-MICROS_PER_DAY = 86_400_000_000
 
 
 class InteractionsResult(BaseModel):
@@ -78,7 +76,7 @@ def run(spark: SparkSession, config: Config) -> InteractionsResult:
     recorded = commit_metadata(tables, "interactions")
     if recorded.get("made_from") != made_from or "span" not in recorded:
         events = tables.read("events", version)
-        span = Span.of(events)
+        span = span_of(events)
         pairs = pairs_of(events, config, span).persist()
         try:
             recorded = {"made_from": made_from, "span": span.record(), "counts": _counts(pairs)}
@@ -96,7 +94,7 @@ def kept_pairs(events: DataFrame, config: Config) -> DataFrame:
     All events of these users must be there. Which pairs are kept does not depend on the newest event of the table,
     from which decay is measured: it scales all events of a pair alike.
     """
-    return pairs_of(events, config, Span.of(events)).where("kept").select(*PAIR)
+    return pairs_of(events, config, span_of(events)).where("kept").select(*PAIR)
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -107,36 +105,15 @@ def _settings(config: Config) -> dict[str, Any]:
     return settings
 
 
-@dataclass(frozen=True)
-class Span:
-    """What all events have in common: their types, and oldest and newest time (epoch microseconds, None: no times).
-
-    Decay is measured back from the newest; events that are newer still weigh more than 1.
-    """
-
-    types: frozenset[str]
-    oldest: int | None
-    newest: int | None
-
-    @classmethod
-    def of(cls, events: DataFrame) -> Span:
-        """Look at all rows of `events`."""
-        found = events.agg(
-            F.collect_set("event_type").alias("types"),
-            F.unix_micros(F.min("event_time")).alias("oldest"),
-            F.unix_micros(F.max("event_time")).alias("newest"),
-        ).first()
-        assert found is not None
-        return cls(frozenset(found["types"]), found["oldest"], found["newest"])
-
-    def record(self) -> dict[str, Any]:
-        """Return it as `recorded` reads it, JSON-able."""
-        return {"types": sorted(self.types), "oldest": self.oldest, "newest": self.newest}
-
-    @classmethod
-    def recorded(cls, record: Mapping[str, Any]) -> Span:
-        """Return what the commit of `interactions` says of the events that they were made from."""
-        return cls(frozenset(record["types"]), record["oldest"], record["newest"])
+def span_of(events: DataFrame) -> Span:
+    """Look at all rows of `events` for what they have in common."""
+    found = events.agg(
+        F.collect_set("event_type").alias("types"),
+        F.unix_micros(F.min("event_time")).alias("oldest"),
+        F.unix_micros(F.max("event_time")).alias("newest"),
+    ).first()
+    assert found is not None
+    return Span(frozenset(found["types"]), found["oldest"], found["newest"])
 
 
 def pairs_of(events: DataFrame, config: Config, span: Span, *by: str) -> DataFrame:

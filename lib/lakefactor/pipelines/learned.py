@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from lakefactor.errors import TableError
 from lakefactor.factorization.live_model import STREAMED
-from lakefactor.pipelines.interactions import Span
+from lakefactor.factorization.strengths import Span
 from lakefactor.pipelines.models import ModelRecord
 from lakefactor.query.live_factors import UPDATES
 from lakefactor.spark.commits import newest_metadata, version_with

@@ -15,19 +15,18 @@ from pyspark.sql import SparkSession
 
 from lakefactor.config import Config, Stream
 from lakefactor.errors import SetupError
+from lakefactor.factorization.catalogue import Catalogue, as_lists, matrix
 from lakefactor.factorization.coding import coded, invert
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.live_model import LiveModel, check_streamed, memory_bytes
 from lakefactor.factorization.micro_batch import solve_anew, solve_batch
 from lakefactor.factorization.safeguards import in_quarantine, newest_events
+from lakefactor.factorization.strengths import Bools, PairEvents, Span
 from lakefactor.factorization.update_rules import Updated, is_heavy, rule_of
 from lakefactor.metrics.prequential import sample_users
-from lakefactor.pipelines.interactions import Span
 from lakefactor.pipelines.learned import learned_to, source_of
 from lakefactor.pipelines.models import ModelRecord, newest
 from lakefactor.pipelines.stream_watch import score_ranks, score_ratings
-from lakefactor.pipelines.strengths import Bools, PairEvents
-from lakefactor.spark.catalogue import Catalogue, as_lists, matrix
 from lakefactor.spark.live_factors import collect_factors, optimizer_states
 from lakefactor.spark.memory import free_bytes
 from lakefactor.spark.tables import Tables

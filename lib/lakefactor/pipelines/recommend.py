@@ -10,8 +10,9 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config
 from lakefactor.contracts import literal
 from lakefactor.errors import TableError, UnknownIdError
+from lakefactor.factorization.catalogue import Catalogue
 from lakefactor.pipelines.models import live_version, newest
-from lakefactor.spark.catalogue import Catalogue, collect_catalogue
+from lakefactor.spark.catalogue import collect_catalogue
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.scoring import similar_items, top_items
 from lakefactor.spark.tables import Tables

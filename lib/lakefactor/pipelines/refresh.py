@@ -16,9 +16,10 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
+from lakefactor.factorization.catalogue import Catalogue
 from lakefactor.pipelines.interactions import kept_pairs
 from lakefactor.pipelines.models import newest
-from lakefactor.spark.catalogue import Catalogue, collect_catalogue
+from lakefactor.spark.catalogue import collect_catalogue
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.scoring import SIMILAR_BLOCK_ROWS, allowed_items, directions, similar_of_items, top_of_users
 from lakefactor.spark.tables import Tables

@@ -10,14 +10,15 @@ import pyarrow as pa
 from pyspark.sql import SparkSession
 
 from lakefactor.config import Config
+from lakefactor.factorization.catalogue import as_lists
 from lakefactor.factorization.micro_batch import solve_anew
+from lakefactor.factorization.strengths import PairEvents
 from lakefactor.pipelines.fold import fold
 from lakefactor.pipelines.learned import NEVER, is_streamed
 from lakefactor.pipelines.live import load_live
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.pipelines.refresh import replace_similar_items
-from lakefactor.pipelines.strengths import PairEvents
-from lakefactor.spark.catalogue import as_lists, collect_catalogue
+from lakefactor.spark.catalogue import collect_catalogue
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.touched import events_of

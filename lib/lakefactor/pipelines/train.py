@@ -23,6 +23,7 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config
 from lakefactor.config.sections import UNTURNED
 from lakefactor.errors import ConfigError
+from lakefactor.factorization.catalogue import as_lists, matrix
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.snapshot import Place
 from lakefactor.pipelines.model_rows import write_version
@@ -34,7 +35,6 @@ from lakefactor.pipelines.trials import read_trials, with_best
 from lakefactor.spark.alignment import align
 from lakefactor.spark.attempts import Attempt, attempt_until_done
 from lakefactor.spark.barrier import rank_errors
-from lakefactor.spark.catalogue import as_lists, matrix
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.training import Lifecycle, Trained, train_once

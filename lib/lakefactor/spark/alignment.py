@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
-from lakefactor.spark.catalogue import as_lists, matrix
+from lakefactor.factorization.catalogue import as_lists, matrix
 
 _PARTIAL = "cross array<double>, cosines double, n bigint"
 

@@ -15,8 +15,8 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Evaluate
 from lakefactor.errors import InputError
+from lakefactor.factorization.catalogue import Catalogue, csr_columns, known_only, matrix
 from lakefactor.factorization.fold_in import FoldIn
-from lakefactor.spark.catalogue import Catalogue, csr_columns, known_only, matrix
 from lakefactor.spark.splits import Fold
 from lakefactor.spark.tally import ALL, SCHEMA, SHOWN, Figure, Masks, Tally, figures
 

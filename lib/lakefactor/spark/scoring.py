@@ -11,7 +11,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Recommend
-from lakefactor.spark.catalogue import Catalogue, csr_columns, known_only, matrix
+from lakefactor.factorization.catalogue import Catalogue, csr_columns, known_only, matrix
 
 SIMILAR_BLOCK_ROWS = 1024
 

@@ -7,8 +7,7 @@ import pyarrow as pa
 import pytest
 
 from lakefactor.config import Config
-from lakefactor.pipelines.interactions import Span
-from lakefactor.pipelines.strengths import PairEvents
+from lakefactor.factorization.strengths import PairEvents, Span
 from lakefactor.query.lake import encoded
 from lakefactor.testing.strengths import Event, drawn_events, expected
 

@@ -6,6 +6,8 @@ shares, so a strength is the same to the bit however the table of events is laid
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +17,34 @@ from numpy.typing import NDArray
 
 from lakefactor.config import Config
 from lakefactor.factorization.coding import coded, invert
-from lakefactor.pipelines.interactions import MICROS_PER_DAY, Span
 
+MICROS_PER_DAY = 86_400_000_000
 _UNTIMED = -(2**61)
 """Microseconds that are added to when an event without a time was ingested: it comes before all that have one."""
 
 Int64s = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Span:
+    """What all events have in common: their types, and oldest and newest time (epoch microseconds, None: no times).
+
+    Decay is measured back from the newest; events that are newer still weigh more than 1.
+    """
+
+    types: frozenset[str]
+    oldest: int | None
+    newest: int | None
+
+    def record(self) -> dict[str, Any]:
+        """Return it as `recorded` reads it, JSON-able."""
+        return {"types": sorted(self.types), "oldest": self.oldest, "newest": self.newest}
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any]) -> Span:
+        """Return what the commit of `interactions` says of the events that they were made from."""
+        return cls(frozenset(record["types"]), record["oldest"], record["newest"])
 
 
 class Strengths(NamedTuple):
