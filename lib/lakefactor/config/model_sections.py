@@ -97,6 +97,11 @@ class Train(Section):
         "float32",
         description="Products of the `torch` backend: `tf32` and `bfloat16` sum in float32 and refine the result.",
     )
+    close: bool = Field(
+        True,
+        description="Solve users once more, exactly, after the last iteration: a user's factors are then those that a "
+        "fold-in of the user's interactions gives. Least squares models without `posterior_draws`.",
+    )
     exchange_dtype: Literal["float32", "bfloat16"] = Field(
         "float32",
         description="Factors on the wire between ranks; `bfloat16` halves the bytes and rounds the source rows.",

@@ -18,6 +18,7 @@ from lakefactor.errors import SolveError
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.exchange import Schedule, make_schedule
 from lakefactor.factorization.fitting import State, Totals
+from lakefactor.factorization.fold_in import exact_method
 from lakefactor.factorization.shard import Shard
 from lakefactor.factorization.split import Split, find_split, limit, solve_split
 from lakefactor.kernels import Method, System, gramian, hash_ids, initial_factors
@@ -65,16 +66,16 @@ class Als:
         self._comm = comm
         self._equation = Equation(model, totals.mean_strength if model.algorithm == "explicit_als" else 0.0)
         self._equation.check(totals.min_strength)
+        self._train, self._device = train, device
         self._method = method(model, train)
         self._totals = totals
-        self._wire = train.exchange_dtype
         self._systems = {
             side: self._equation.system(side, rows.indptr, rows.indices, rows.strengths, totals.rows(other(side)))
             for side, rows in shard.rows.items()
         }
         budget_rows = rows_of_budget(train.memory_budget_mb, self._equation.columns)
         most = limit(totals.entries, comm.size, self._equation.columns, budget_rows)
-        self._halves = {side: self._half(side, most, budget_rows, train, device) for side in SIDES}
+        self._halves = {side: self._half(side, most, budget_rows) for side in SIDES}
         self._constant = sum_over_ranks(comm, self._equation.constant(shard.rows["user"].strengths))
         self.mean = self._equation.mean
         self.state: State = {side: {"factors": self._initial(side, totals)} for side in SIDES}
@@ -89,8 +90,22 @@ class Als:
         """
         for side in SIDES:
             values = self._solve(side)
-        penalty = self._systems["user"].penalty(self.state["user"]["factors"])
-        return self._constant + sum_over_ranks(self._comm, float(values.sum()) + penalty)
+        return self._objective("item", values)
+
+    def close(self) -> float:
+        """Solve users once more, as `fold_in` does: each is what its entries give. Return the objective.
+
+        Raises
+        ------
+        SolveError
+            As `iterate`.
+        """
+        self._train = self._train.model_copy(update={"exchange_dtype": "float32", "precision": "float32"})
+        self._method = exact_method(self._equation.nonnegative, self._train.threads_per_rank)
+        half = self._halves["user"]
+        self._halves["user"] = replace(half, stages=self._stages("user", half.schedule))
+        self.state["user"]["factors"][:] = 0  # non-negative factors are swept from where they are
+        return self._objective("user", self._solve("user"))
 
     def factors(self, side: Side) -> NDArray[np.float32]:
         """Return this rank's factor rows without the bias column; items as scores use them."""
@@ -102,7 +117,12 @@ class Als:
         factors = self.state[side]["factors"]
         return factors[:, -1] if self._equation.biased else np.zeros(len(factors), FACTOR_DTYPE)
 
-    def _half(self, side: Side, most: int, budget_rows: int, train: Train, device: str) -> _Half:
+    def _objective(self, solved: Side, values: NDArray[np.float64]) -> float:
+        """Return the objective over all ranks from each row's part of the side that was solved last."""
+        penalty = self._systems[other(solved)].penalty(self.state[other(solved)]["factors"])
+        return self._constant + sum_over_ranks(self._comm, float(values.sum()) + penalty)
+
+    def _half(self, side: Side, most: int, budget_rows: int) -> _Half:
         """Lay out one side's half-step; rows with more than ``most`` entries are split over the ranks."""
         rows, source = self._shard.rows[side], self._shard.rows[other(side)]
         split = find_split(self._comm, self._shard, side, most)
@@ -117,17 +137,23 @@ class Als:
         )
         if self._comm.proc_rank == 0 and (split.rows or schedule.stages > 1):
             say(f"{side} half-step: {schedule.stages} stages; {split.rows} rows are split over the ranks")
-        stages = [
-            prepare(part(self._systems[side], schedule, stage), self._method, train.backend, device, train.precision)
+        local = self._equation.system(side, split.indptr, split.indices, split.strengths, len(source.ids))
+        return _Half(schedule, self._stages(side, schedule), split, local)
+
+    def _stages(self, side: Side, schedule: Schedule) -> list[HalfStep]:
+        """Prepare the equations of each stage for the solver of now."""
+        train = self._train
+        return [
+            prepare(
+                part(self._systems[side], schedule, stage), self._method, train.backend, self._device, train.precision
+            )
             for stage in range(schedule.stages)
         ]
-        local = self._equation.system(side, split.indptr, split.indices, split.strengths, len(source.ids))
-        return _Half(schedule, stages, split, local)
 
     def _solve(self, side: Side) -> NDArray[np.float64]:
         """Run one half-step; return each row's part of the objective."""
         own, x, half = self.state[other(side)]["factors"], self.state[side]["factors"], self._halves[side]
-        panels = half.schedule.start(self._comm, own, self._wire)
+        panels = half.schedule.start(self._comm, own, self._train.exchange_dtype)
         # The first rows are on their way while this rank makes its sums.
         gram = scaled_gramian(self._comm, own, self._equation.a0)
         values = np.zeros(len(x))

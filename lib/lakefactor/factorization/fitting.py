@@ -8,6 +8,7 @@ differs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Protocol
@@ -152,6 +153,8 @@ class Fit:
     history : list of Iteration
     kept : int
         Number of the iteration that the factors are of; the last one, unless a held-out metric was watched.
+    closed : float or None
+        Objective after `Als.close`; None: the factors are as the iteration left them.
     """
 
     factors: dict[Side, NDArray[np.float32]]
@@ -160,11 +163,12 @@ class Fit:
     totals: Totals
     history: list[Iteration]
     kept: int
+    closed: float | None = None
 
     @property
     def objective(self) -> float:
         """Objective of the factors."""
-        return self.history[self.kept - 1].objective
+        return self.history[self.kept - 1].objective if self.closed is None else self.closed
 
 
 def fit(
@@ -177,6 +181,7 @@ def fit(
     start: Callable[[Training], None] = lambda training: None,
     measure: Callable[[Algorithm], float] | None = None,
     on_iteration: Callable[[Training], None] = lambda training: None,
+    closing: Callable[[], AbstractContextManager[object]] = nullcontext,
     device: str = "cpu",
 ) -> Fit:
     """Factorize; every rank calls this with its own shard.
@@ -193,6 +198,8 @@ def fit(
         Held-out metric of the factors, larger is better, the same number on every rank; it decides when to stop.
     on_iteration : callable
         Called after each iteration.
+    closing : callable
+        What it returns is entered while users are solved once more, where ``train.close`` asks for it.
     device : str
         Torch's name of this rank's device: ``cpu``, or ``cuda:<n>``.
 
@@ -207,6 +214,8 @@ def fit(
     RankFailedError
         A peer was lost.
     """
+    from lakefactor.factorization.als import Als
+
     totals = count(shard, comm)
     algorithm = make(shard, comm, model, train, totals, sgd, device)
     training = Training(algorithm.state)
@@ -224,6 +233,10 @@ def fit(
         on_iteration(training)
     if training.best is not None:
         overwrite(training.state, training.best)
+    closed = None
+    if train.close and isinstance(algorithm, Als):
+        with closing():
+            closed = algorithm.close()
     factors: dict[Side, NDArray[np.float32]] = {side: algorithm.factors(side) for side in SIDES}
     bias: dict[Side, NDArray[np.float32]] = {side: algorithm.bias(side) for side in SIDES}
     _refuse_not_finite(comm, [*factors.values(), *bias.values()], totals)
@@ -234,6 +247,7 @@ def fit(
         totals=totals,
         history=training.history,
         kept=training.kept,
+        closed=closed,
     )
 
 

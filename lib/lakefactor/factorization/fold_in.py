@@ -16,10 +16,9 @@ from lakefactor.config import Model
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.tfidf import inverse_document_frequency, row_values
 from lakefactor.kernels import Method, System, gramian, half_step
-from lakefactor.kernels.system import Solver
 from lakefactor.types import FACTOR_DTYPE, Side
 
-FOLD_IN_SWEEPS = 50
+EXACT_SWEEPS = 50
 """Sweeps from zero for non-negative factors, which have no exact solver."""
 
 FoldIn = Callable[[NDArray[np.int64], NDArray[np.int32], NDArray[np.float32]], NDArray[np.float32]]
@@ -108,9 +107,13 @@ def solve(
 ) -> NDArray[np.float32]:
     """Return the exact solutions of a system, float32, shape (n, columns); other arguments as in `fold_in`."""
     x = np.zeros((system.rows, source.shape[1]), dtype=FACTOR_DTYPE)
-    solver: Solver = "nonnegative" if nonnegative else "cholesky"
-    half_step(system, source, gramian, x, Method(solver, FOLD_IN_SWEEPS, threads=threads))
+    half_step(system, source, gramian, x, exact_method(nonnegative, threads))
     return x
+
+
+def exact_method(nonnegative: bool, threads: int = 1) -> Method:
+    """Return how rows are solved, from zero, where the result is to be the solution."""
+    return Method("nonnegative" if nonnegative else "cholesky", EXACT_SWEEPS, threads=threads)
 
 
 def project(

@@ -71,6 +71,7 @@ class RankTraining:
             start=self._start,
             measure=self._measure if self._held_out else None,
             on_iteration=self._on_iteration,
+            closing=lambda: self._line.phase("close"),
             device=task_device() or "cpu",
         )
         return shard, trained
@@ -82,6 +83,7 @@ class RankTraining:
             "totals": asdict(trained.totals),
             "history": [asdict(iteration) for iteration in trained.history],
             "kept": trained.kept,
+            "objective": trained.objective,
             "held_out": self._held_out.count if self._held_out else 0,
             "warm_rows": self._warm_rows,
         }

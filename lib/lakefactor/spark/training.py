@@ -66,7 +66,7 @@ class Trained:
     @cached_property
     def objective(self) -> float:
         """Objective of the factors."""
-        return self.log["history"][self.log["kept"] - 1]["objective"]
+        return self.log["objective"]
 
     def release(self) -> None:
         """Free the executors' copy."""

@@ -128,7 +128,7 @@ def test_the_same_seed_gives_the_same_bits():
 def test_fold_in_of_a_full_row_is_the_half_step(algorithm):
     """Fold every item into the final user factors: the last half-step of the training did the same."""
     model = MODELS[algorithm]
-    _, rows = fit_on(1, model, Train(iterations=2, solver="cholesky"))
+    _, rows = fit_on(1, model, Train(iterations=2, solver="cholesky", close=False))
     strengths = np.array(TABLE["strength"].to_pylist(), np.float32)
     mean = float(strengths.mean(dtype=np.float64)) if algorithm == "explicit_als" else 0.0
     equation = Equation(model, mean)
@@ -191,7 +191,7 @@ def test_agrees_with_implicit():
     """
     als = pytest.importorskip("implicit.cpu.als")
     model = Model(algorithm="implicit_als", rank=8, alpha=1.5, user_reg=0.7, item_reg=0.7, reg_exponent=0)
-    _, rows = fit_on(1, model, Train(iterations=3, solver="cholesky"))
+    _, rows = fit_on(1, model, Train(iterations=3, solver="cholesky", close=False))
     user_ids, item_ids = sorted(rows["user"]), sorted(rows["item"])
     matrix = sparse.csr_matrix(
         (

@@ -137,7 +137,7 @@ def test_bfloat16_keeps_the_objective_within_its_bound(budget, monkeypatch):
 
     def on_rank(comm):
         shard = build_shard(comm, dealt[comm.proc_rank])
-        train = Train(iterations=4, exchange_dtype="bfloat16", memory_budget_mb=budget)
+        train = Train(iterations=4, exchange_dtype="bfloat16", memory_budget_mb=budget, close=False)
         trained = fit(shard, comm, MODEL, train)
         named = {
             side: dict(zip(shard.rows[side].ids.to_pylist(), trained.factors[side], strict=True)) for side in SIDES
