@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from scipy.optimize import nnls
 
 from lakefactor.kernels import (
     Method,
+    Ranker,
     System,
     _giant,
     _rows,
@@ -24,7 +26,6 @@ from lakefactor.kernels import (
     merge,
     reference,
     top_k,
-    top_n,
     transpose,
 )
 from lakefactor.kernels._panel import SEGMENT_ROWS
@@ -397,17 +398,46 @@ def test_merge_is_associative_and_equals_one_ranking(b, widths, k, seed):
 
 
 @repeatable
-@given(st.integers(1, 5), st.integers(1, 80), st.integers(1, 12), st.integers(1, 90), seeds)
-def test_top_n_equals_a_plain_sort_of_the_unseen(b, m, n, block, seed):
+@given(st.integers(1, 5), st.integers(1, 80), st.integers(1, 12), st.integers(1, 90), st.booleans(), seeds)
+def test_a_ranking_equals_a_plain_sort_of_the_unseen(b, m, n, block, cosine, seed):
     rng = np.random.default_rng(seed)
     # Small whole numbers: sums are exact, and there are many ties.
     users, items = rng.integers(-2, 3, (b, 4)).astype(np.float32), rng.integers(-2, 3, (m, 4)).astype(np.float32)
-    bias, allowed = rng.integers(-1, 2, m).astype(np.float32), rng.random(m) < 0.8
-    seen = rng.random((b, m)) < 0.2
-    indptr = np.concatenate([[0], np.cumsum(seen.sum(axis=1))])
-    scores = users @ items.T + bias
+    own, bias = rng.integers(-1, 2, b).astype(np.float32), rng.integers(-1, 2, m).astype(np.float32)
+    seen, allowed = rng.random((b, m)) < 0.2, rng.random(m) < 0.8
+    scores = scores_of(users, items, own, bias, cosine)
     scores[seen | ~allowed] = -np.inf
-    seen_items = np.nonzero(seen)[1].astype(np.int32)
-    found, columns = top_n(users, items, bias, n, indptr, seen_items, allowed, block)
+    rows = np.concatenate([[0], np.cumsum(seen.sum(axis=1))]), np.nonzero(seen)[1].astype(np.int32)
+    found, columns = Ranker(items, bias, cosine=cosine, block_rows=block).top(users, n, rows, bias=own, allowed=allowed)
     assert columns.tolist() == sorted_best(scores, n)
     assert found.dtype == np.float32
+
+
+@repeatable
+@given(st.integers(1, 4), st.integers(40, 400), st.integers(1, 6), st.integers(1, 400), st.booleans(), seeds)
+def test_a_ranking_by_scores_that_float32_products_confuse_is_still_exact(b, m, n, block, cosine, seed):
+    """Many items that are equal, or nearly so, and more of them than candidates."""
+    rng = np.random.default_rng(seed)
+    few = rng.normal(size=(3, 33))
+    items = (few[rng.integers(3, size=m)] * (1 + 1e-7 * rng.integers(3, size=(m, 1)))).astype(np.float32)
+    users, own = rng.normal(size=(b, 33)).astype(np.float32), rng.normal(size=b).astype(np.float32)
+    bias = np.zeros(m, np.float32)
+    nothing = np.zeros(b + 1, np.int64), np.empty(0, np.int32)
+    scores = scores_of(users, items, own, bias, cosine)
+    found, columns = Ranker(items, bias, cosine=cosine, block_rows=block).top(users, n, nothing, bias=own)
+    assert columns.tolist() == sorted_best(scores, n)
+    np.testing.assert_array_equal(found, np.take_along_axis(scores, columns.astype(np.int64), axis=1))
+
+
+def scores_of(users, items, own, bias, cosine):
+    """Return float32 scores of all pairs from float64 sums in plain loops."""
+
+    def over_length(row):
+        length = math.sqrt(sum(float(p) ** 2 for p in row))
+        return 1 / length if cosine and length else 0.0 if cosine else 1.0
+
+    def score(x, y, b):
+        return sum(float(p) * float(q) for p, q in zip(x, y, strict=True)) * (over_length(x) * over_length(y)) + b
+
+    pairs = [[score(x, y, float(a) + float(c)) for y, c in zip(items, bias)] for x, a in zip(users, own)]  # noqa: B905
+    return np.array(pairs).astype(np.float32)

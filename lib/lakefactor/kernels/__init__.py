@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from lakefactor.kernels.hashing import hash_ids, splitmix64
     from lakefactor.kernels.initial import initial_factors
     from lakefactor.kernels.sparse import SparseMatrix, sparse_product
-    from lakefactor.kernels.topk import merge, top_k, top_n
+    from lakefactor.kernels.topk import Ranker, merge, top_k
 
 __all__ = [
     "Method",
+    "Ranker",
     "SparseMatrix",
     "System",
     "build_csr",
@@ -35,7 +36,6 @@ __all__ = [
     "sparse_product",
     "splitmix64",
     "top_k",
-    "top_n",
     "transpose",
 ]
 
@@ -45,11 +45,11 @@ _LAZY = {
     "hash_ids": "hashing",
     "initial_factors": "initial",
     "merge": "topk",
+    "Ranker": "topk",
     "SparseMatrix": "sparse",
     "sparse_product": "sparse",
     "splitmix64": "hashing",
     "top_k": "topk",
-    "top_n": "topk",
 }
 
 

@@ -2,9 +2,14 @@
 
 (score descending, column ascending) is a total order, so blocks can be merged in any grouping with one result. NaN and
 minus infinity never win; a place that nothing fills holds score -inf and column -1.
+
+Scores of factors are float64 sums, rounded to float32: one number wherever and in whatever company it is computed, by a
+job, a client or a database. The products that find the candidates are float32 and rounded in some order of the machine.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from numba import njit
@@ -13,6 +18,12 @@ from numpy.typing import NDArray
 from lakefactor.errors import ShapeError
 
 Ranked = tuple[NDArray[np.float32], NDArray[np.int32]]
+
+SPARE = 32
+"""Candidates beyond n, so that the rounding of products rarely leaves a doubt about the n-th."""
+
+UNIT = 2.0**-24
+"""Largest relative rounding error of float32."""
 
 _STRIDE = 64
 """Scores tested together, vectorized, against the worst kept one; only a stride with a winner is looked at singly."""
@@ -69,39 +80,19 @@ def merge(first: Ranked, second: Ranked, k: int) -> Ranked:
     return best
 
 
-def top_n(
-    users: NDArray[np.float32],
-    items: NDArray[np.float32],
-    item_bias: NDArray[np.float32] | None,
-    n: int,
-    seen_indptr: NDArray[np.int64],
-    seen_indices: NDArray[np.int32],
-    allowed: NDArray[np.bool_] | None = None,
-    item_block_rows: int = 8192,
-) -> Ranked:
-    """Return the n best items of each user by x'y + b_y, without the items that the user has seen.
+class Ranker:
+    """Ranks all items for users by x'y + b_x + b_y, or by the cosine of x and y.
 
     Parameters
     ----------
-    users : float32 array, shape (b, k)
-        User factors.
     items : float32 array, shape (m, k)
-        Item factors.
-    item_bias : float32 array, shape (m,), or None
-        Added to the score. What a user adds to all items (bias, mean) does not change the ranking.
-    n : int
-        Places, >= 1.
-    seen_indptr, seen_indices : int64 array, shape (b + 1,), and int32 array
-        CSR rows of item numbers to leave out, ascending in each row (as `build_csr` makes them).
-    allowed : bool array, shape (m,), or None
-        Items that may be recommended; None allows all.
-    item_block_rows : int
-        Items scored at a time: memory is 4 * b * item_block_rows bytes.
-
-    Returns
-    -------
-    (scores, columns)
-        float32 and int32 arrays of shape (b, n), best first; -inf and -1 where fewer items remain.
+        Item factors y.
+    bias : float32 array, shape (m,), or None
+        Added to an item's score.
+    cosine : bool
+        Score by x'y / (|x| |y|) instead of x'y, 0 where either is zero.
+    block_rows : int
+        Items scored at a time: memory is 4 * b * block_rows bytes for b users.
 
     Raises
     ------
@@ -111,30 +102,146 @@ def top_n(
     Examples
     --------
     >>> users, items = np.eye(2, dtype=np.float32), np.array([[3, 0], [2, 1], [1, 2]], np.float32)
-    >>> top_n(users, items, None, 2, np.array([0, 1, 1]), np.array([0], np.int32))[1]
+    >>> Ranker(items).top(users, 2, (np.array([0, 1, 1]), np.array([0], np.int32)))[1]
     array([[1, 2],
            [2, 1]], dtype=int32)
     """
-    b, m = len(users), len(items)
-    if users.shape[1:] != items.shape[1:] or len(seen_indptr) != b + 1 or n < 1 or item_block_rows < 1:
-        raise ShapeError(
-            f"top_n: users {users.shape}, items {items.shape}, {len(seen_indptr)} seen pointers, n {n}, "
-            f"item_block_rows {item_block_rows}; the ranks must be equal, the pointers {b + 1}, the counts 1 or more."
+
+    def __init__(
+        self,
+        items: NDArray[np.float32],
+        bias: NDArray[np.float32] | None = None,
+        *,
+        cosine: bool = False,
+        block_rows: int = 8192,
+    ) -> None:
+        m = len(items)
+        if (bias is not None and len(bias) != m) or block_rows < 1:
+            raise ShapeError(f"Ranker: a bias for each of the {m} items and block_rows of 1 or more are needed.")
+        lengths = _lengths(items)
+        self._items = np.ascontiguousarray(items, np.float32)
+        self._bias = bias
+        self._cosine, self._block_rows = cosine, block_rows
+        self._scale = _inverse(lengths) if cosine else np.ones(m)
+        self._left = _scaled(self._items, self._scale) if cosine else self._items
+        self._longest = 1.0 if cosine else float(lengths.max(initial=0.0))
+        self._largest_bias = 0.0 if bias is None else float(np.abs(bias).max(initial=0.0))
+
+    def top(
+        self,
+        users: NDArray[np.float32],
+        n: int,
+        seen: tuple[NDArray[np.int64], NDArray[np.int32]],
+        *,
+        bias: NDArray[np.float32] | None = None,
+        allowed: NDArray[np.bool_] | None = None,
+    ) -> Ranked:
+        """Return the n best items of each user, without the items that the user has seen.
+
+        Parameters
+        ----------
+        users : float32 array, shape (b, k)
+            User factors x.
+        n : int
+            Places, >= 1.
+        seen : (int64 array, shape (b + 1,), int32 array)
+            CSR rows of item numbers to leave out, ascending in each row (as `build_csr` makes them).
+        bias : float32 array, shape (b,), or None
+            Added to a user's scores.
+        allowed : bool array, shape (m,), or None
+            Items that may be recommended; None allows all.
+
+        Returns
+        -------
+        (scores, columns)
+            float32 and int32 arrays of shape (b, n), best first; -inf and -1 where fewer items remain. A score is
+            summed in float64 and rounded once, so neither the other users nor the blocks change it, and equal items
+            tie.
+
+        Raises
+        ------
+        ShapeError
+            The arrays disagree.
+
+        Notes
+        -----
+        Products in float32 choose n + 32 candidates, whose scores are then computed. An item that was not chosen has at
+        most the score of the worst candidate and its rounding error, (k + 4) 2^-24 (|x| max |y| + max |b_y|); where
+        that could reach the n-th, the row is done again over all items.
+        """
+        m, b, (indptr, indices) = len(self._items), len(users), seen
+        if users.shape[1:] != self._items.shape[1:] or len(indptr) != b + 1 or n < 1:
+            raise ShapeError(
+                f"Ranker: users {users.shape}, items {self._items.shape}, {len(indptr)} seen pointers, n {n}; the "
+                f"ranks must be equal, the pointers {b + 1}, n 1 or more."
+            )
+        if (allowed is not None and len(allowed) != m) or (bias is not None and len(bias) != b):
+            raise ShapeError(f"Ranker: allowed must have {m} elements, one for each item, and bias {b}.")
+        users = np.ascontiguousarray(users, np.float32)
+        lengths = _lengths(users)
+        scale = _inverse(lengths) if self._cosine else np.ones(b)
+        candidates = self._candidates(_scaled(users, scale) if self._cosine else users, n + SPARE, seen, allowed)
+        reach = np.ones(b) if self._cosine else lengths
+        doubt = (users.shape[1] + 4) * UNIT * (reach * self._longest + self._largest_bias)
+        best = _empty(b, n)
+        _settle(
+            _Pairs(users, self._items, _or_zeros(bias, b), _or_zeros(self._bias, m), scale, self._scale),
+            np.ones(m, np.bool_) if allowed is None else allowed,
+            indptr,
+            indices,
+            *candidates,
+            doubt,
+            *best,
         )
-    if (item_bias is not None and len(item_bias) != m) or (allowed is not None and len(allowed) != m):
-        raise ShapeError(f"top_n: item_bias and allowed must have one element for each of the {m} items.")
-    best = _empty(b, n)
-    cursor = np.array(seen_indptr[:-1], np.int64)
-    for start in range(0, m, item_block_rows):
-        block = slice(start, start + item_block_rows)
-        scores = users @ items[block].T  # (b, block)
-        if item_bias is not None:
-            scores += item_bias[block]
-        if allowed is not None:
-            scores[:, ~allowed[block]] = -np.inf
-        _leave_out(scores, start, seen_indptr, seen_indices, cursor)
-        _offer(scores, start, *best)
-    return best
+        return best
+
+    def _candidates(
+        self,
+        users: NDArray[np.float32],
+        n: int,
+        seen: tuple[NDArray[np.int64], NDArray[np.int32]],
+        allowed: NDArray[np.bool_] | None,
+    ) -> Ranked:
+        """Return the best items by products in float32, without the users' biases."""
+        m, best, cursor = len(self._items), _empty(len(users), n), np.array(seen[0][:-1], np.int64)
+        for start in range(0, m, self._block_rows):
+            block = slice(start, start + self._block_rows)
+            scores = users @ self._left[block].T  # (b, block)
+            if self._bias is not None:
+                scores += self._bias[block]
+            if allowed is not None:
+                scores[:, ~allowed[block]] = -np.inf
+            _leave_out(scores, start, *seen, cursor)
+            _offer(scores, start, *best)
+        return best
+
+
+class _Pairs(NamedTuple):
+    """What a score is made of: (x'y) c_x c_y + (b_x + b_y)."""
+
+    users: NDArray[np.float32]
+    items: NDArray[np.float32]
+    user_bias: NDArray[np.float32]
+    item_bias: NDArray[np.float32]
+    user_scale: NDArray[np.float64]
+    item_scale: NDArray[np.float64]
+
+
+def _lengths(rows: NDArray[np.float32]) -> NDArray[np.float64]:
+    return np.sqrt(np.einsum("rk,rk->r", rows, rows, dtype=np.float64))
+
+
+def _inverse(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return 1 / length, and 0 of a zero."""
+    return np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+
+
+def _scaled(rows: NDArray[np.float32], scale: NDArray[np.float64]) -> NDArray[np.float32]:
+    return (rows * scale[:, None]).astype(np.float32)
+
+
+def _or_zeros(bias: NDArray[np.float32] | None, n: int) -> NDArray[np.float32]:
+    return np.zeros(n, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
 
 
 def _empty(rows: int, k: int) -> Ranked:
@@ -188,3 +295,60 @@ def _offer(
                         place -= 1
                     kept[place] = score
                     columns[place] = first_column + j
+
+
+@njit(nogil=True, cache=True)
+def _settle(
+    pairs: _Pairs,
+    allowed: NDArray[np.bool_],
+    indptr: NDArray[np.int64],
+    indices: NDArray[np.int32],
+    candidate_scores: NDArray[np.float32],
+    candidates: NDArray[np.int32],
+    doubt: NDArray[np.float64],
+    best_scores: NDArray[np.float32],
+    best_columns: NDArray[np.int32],
+) -> None:
+    """Rank the candidates by their scores; where one that is no candidate might belong among them, rank all items."""
+    n, m, last = best_scores.shape[1], len(pairs.items), candidates.shape[1] - 1
+    for row in range(len(pairs.users)):
+        for j in range(last + 1):
+            if candidates[row, j] >= 0:
+                _place(_score(pairs, row, candidates[row, j]), candidates[row, j], best_scores[row], best_columns[row])
+        if last + 1 >= m or candidates[row, last] < 0:
+            continue  # every item that may win is a candidate
+        worst = best_scores[row, min(n, last + 1) - 1] - pairs.user_bias[row]
+        rounding = 4 * UNIT * (abs(worst) + abs(pairs.user_bias[row]))
+        if candidate_scores[row, last] + doubt[row] + rounding < worst:
+            continue
+        best_scores[row, :], best_columns[row, :] = -np.inf, -1
+        position = indptr[row]
+        for column in range(m):
+            if position < indptr[row + 1] and indices[position] == column:
+                position += 1
+            elif allowed[column]:
+                _place(_score(pairs, row, column), column, best_scores[row], best_columns[row])
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _score(pairs: _Pairs, row: int, column: int) -> np.float32:
+    x, y = pairs.users[row], pairs.items[column]
+    total = 0.0
+    for f in range(len(x)):
+        total += np.float64(x[f]) * np.float64(y[f])
+    total *= pairs.user_scale[row] * pairs.item_scale[column]
+    return np.float32(total + (np.float64(pairs.user_bias[row]) + np.float64(pairs.item_bias[column])))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _place(score: np.float32, column: int, scores: NDArray[np.float32], columns: NDArray[np.int32]) -> None:
+    """Let one item compete for the places of a row, in any order of columns."""
+    place = len(scores)
+    while place > 0 and (
+        score > scores[place - 1] or (score == scores[place - 1] > -np.inf and column < columns[place - 1])
+    ):
+        place -= 1
+        if place + 1 < len(scores):
+            scores[place + 1], columns[place + 1] = scores[place], columns[place]
+    if place < len(scores) and score > -np.inf:
+        scores[place], columns[place] = score, column

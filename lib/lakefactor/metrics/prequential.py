@@ -21,7 +21,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lakefactor.errors import ShapeError
-from lakefactor.kernels import hash_ids, splitmix64, top_n
+from lakefactor.kernels import Ranker, hash_ids, splitmix64
 from lakefactor.metrics.ranking import RANK_METRICS, Floats, check_rows, find_hits
 
 SEGMENTS = ("all", "new_users", "known_users", "popular_items", "tail_items")
@@ -156,7 +156,7 @@ def rank_scores(
 
     An event is a miss where the model does not know its item (it is in R_u, and no list has it) or its user (L_u is
     empty): such users are the segment ``new_users``. In the segments of items R_u holds those of the segment alone;
-    the list is the same. Time O(b m rank), memory as `lakefactor.kernels.top_n` plus the events.
+    the list is the same. Time O(b m rank), memory as `lakefactor.kernels.Ranker` plus the events.
 
     Examples
     --------
@@ -176,7 +176,7 @@ def rank_scores(
     known = np.asarray(user_rows) >= 0
     factors = np.zeros((b, model.item_factors.shape[1]), np.float32)
     factors[known] = model.user_factors[user_rows[known]]
-    ranked = top_n(factors, model.item_factors, model.item_bias, k, *seen)[1]
+    ranked = Ranker(model.item_factors, model.item_bias).top(factors, k, seen)[1]
     ranked[~known] = -1
     users, items = _unseen_pairs(np.asarray(event_users, np.int64), np.asarray(event_items, np.int64), seen, m)
     result: Scores = {}

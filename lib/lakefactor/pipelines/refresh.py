@@ -17,11 +17,11 @@ from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.factorization.catalogue import Catalogue
+from lakefactor.factorization.lists import SimilarItems, TopItems
 from lakefactor.pipelines.interactions import kept_pairs
 from lakefactor.pipelines.models import newest
 from lakefactor.spark.catalogue import collect_catalogue
 from lakefactor.spark.live_factors import read_factors
-from lakefactor.spark.scoring import SIMILAR_BLOCK_ROWS, allowed_items, directions, similar_of_items, top_of_users
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.touched import rows_of
 
@@ -112,9 +112,8 @@ def replace_recommendations(
         return None
     if wanted := config.recommend.users:
         users = users.filter(pc.is_in(users["user_id"].cast(pa.string()), value_set=pa.array(wanted, pa.string())))
-    allowed = allowed_items(catalogue, config.recommend)
-    batches = users.combine_chunks().to_batches()
-    lists = [block for batch in batches for block in top_of_users(batch, catalogue, allowed, mean, config.recommend)]
+    top = TopItems(catalogue, mean, config.recommend)
+    lists = [block for batch in users.combine_chunks().to_batches() for block in top.of(batch)]
     _replace(spark, tables, "recommendations", "user_id", users["user_id"], model_version, lists)
     return users.num_rows
 
@@ -136,11 +135,7 @@ def replace_similar_items(
         return None
     columns = np.unique(catalogue.columns_of(items)).astype(np.int64)
     columns = columns[columns >= 0]
-    toward = directions(catalogue)
-    lists = [
-        similar_of_items(columns[start : start + SIMILAR_BLOCK_ROWS], catalogue.ids, toward, config.recommend.similar_n)
-        for start in range(0, len(columns), SIMILAR_BLOCK_ROWS)
-    ]
+    lists = SimilarItems(catalogue, config.recommend.similar_n).of(columns)
     _replace(spark, tables, "similar_items", "item_id", catalogue.ids.take(pa.array(columns)), model_version, lists)
     return len(columns)
 
