@@ -403,7 +403,7 @@ def test_a_ranking_equals_a_plain_sort_of_the_unseen(b, m, n, block, cosine, see
     rng = np.random.default_rng(seed)
     # Small whole numbers: sums are exact, and there are many ties.
     users, items = rng.integers(-2, 3, (b, 4)).astype(np.float32), rng.integers(-2, 3, (m, 4)).astype(np.float32)
-    own, bias = rng.integers(-1, 2, b).astype(np.float32), rng.integers(-1, 2, m).astype(np.float32)
+    own, bias = rng.integers(-1, 2, b).astype(np.float64), rng.integers(-1, 2, m).astype(np.float32)
     seen, allowed = rng.random((b, m)) < 0.2, rng.random(m) < 0.8
     scores = scores_of(users, items, own, bias, cosine)
     scores[seen | ~allowed] = -np.inf
@@ -420,7 +420,7 @@ def test_a_ranking_by_scores_that_float32_products_confuse_is_still_exact(b, m, 
     rng = np.random.default_rng(seed)
     few = rng.normal(size=(3, 33))
     items = (few[rng.integers(3, size=m)] * (1 + 1e-7 * rng.integers(3, size=(m, 1)))).astype(np.float32)
-    users, own = rng.normal(size=(b, 33)).astype(np.float32), rng.normal(size=b).astype(np.float32)
+    users, own = rng.normal(size=(b, 33)).astype(np.float32), rng.normal(size=b)
     bias = np.zeros(m, np.float32)
     nothing = np.zeros(b + 1, np.int64), np.empty(0, np.int32)
     scores = scores_of(users, items, own, bias, cosine)

@@ -24,8 +24,8 @@ COLUMNS = ("model_version", "user_id", "factors", "bias", "n_entries", "batch_id
 
 
 def block(language: str) -> str:
-    (code,) = re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
-    return code
+    """Return the first block of a language, which is of users' rows."""
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)[0]
 
 
 def by_spark(spark: SparkSession, tables: Tables) -> pa.Table:

@@ -6,6 +6,7 @@ The one way to make them, for a job over all users, a stream that refreshes some
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 
 import numpy as np
 import pyarrow as pa
@@ -34,7 +35,17 @@ class TopItems:
     def __init__(self, catalogue: Catalogue, mean: float, config: Recommend) -> None:
         self._catalogue, self._mean, self._config = catalogue, mean, config
         self._ranker = Ranker(catalogue.factors, catalogue.bias, block_rows=config.item_block_rows)
-        self._allowed = _allowed(catalogue, config)
+        self._allowed = allowed_items(catalogue, config)
+
+    def under(self, config: Recommend) -> TopItems:
+        """Return the same under other rules; its block of items stays."""
+        other = copy(self)
+        other._config, other._allowed = config, allowed_items(self._catalogue, config)
+        return other
+
+    def scores(self, user: NDArray[np.float32], bias: float, columns: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Return a user's scores of some columns of the catalogue, float32, whatever the rules."""
+        return self._ranker.scores(user[None], columns[None], np.array([bias + self._mean]))[0]
 
     def of(self, users: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """Yield the lists of some users, block by block.
@@ -55,7 +66,7 @@ class TopItems:
 
     def _of_block(self, users: pa.RecordBatch) -> pa.RecordBatch:
         indptr, indices, _ = known_only(*csr_columns(users["seen"], self._catalogue)[:2])
-        bias = users["bias"].to_numpy(zero_copy_only=False) + np.float32(self._mean)
+        bias = users["bias"].to_numpy(zero_copy_only=False).astype(np.float64) + self._mean
         found = self._ranker.top(
             matrix(users["factors"]), self._config.n, (indptr, indices), bias=bias, allowed=self._allowed
         )
@@ -65,12 +76,12 @@ class TopItems:
 class SimilarItems:
     """The most similar items of items, by the cosine of their factors; an item is not similar to itself."""
 
-    def __init__(self, catalogue: Catalogue, n: int) -> None:
-        self._catalogue, self._n = catalogue, n
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
         self._ranker = Ranker(catalogue.factors, cosine=True)
 
-    def of(self, columns: NDArray[np.int64]) -> Iterator[pa.RecordBatch]:
-        """Yield the lists of some columns of the catalogue, block by block.
+    def of(self, columns: NDArray[np.int64], n: int) -> Iterator[pa.RecordBatch]:
+        """Yield the n items most similar to each of some columns of the catalogue, block by block.
 
         Yields
         ------
@@ -80,12 +91,12 @@ class SimilarItems:
         for start in range(0, len(columns), BLOCK_ROWS):
             some = columns[start : start + BLOCK_ROWS]
             itself = np.arange(len(some) + 1), some.astype(np.int32)
-            found = self._ranker.top(self._catalogue.factors[some], self._n, itself)
+            found = self._ranker.top(self._catalogue.factors[some], n, itself)
             ids = self._catalogue.ids
             yield _rows(ids.take(pa.array(some)), ids, found, ["item_id", "position", "similar_item_id", "similarity"])
 
 
-def _allowed(catalogue: Catalogue, config: Recommend) -> NDArray[np.bool_] | None:
+def allowed_items(catalogue: Catalogue, config: Recommend) -> NDArray[np.bool_] | None:
     """Return which items may be recommended, bool, shape (m,); None: all."""
     if not config.allow_items and not config.deny_items:
         return None

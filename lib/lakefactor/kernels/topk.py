@@ -133,7 +133,7 @@ class Ranker:
         n: int,
         seen: tuple[NDArray[np.int64], NDArray[np.int32]],
         *,
-        bias: NDArray[np.float32] | None = None,
+        bias: NDArray[np.float64] | None = None,
         allowed: NDArray[np.bool_] | None = None,
     ) -> Ranked:
         """Return the n best items of each user, without the items that the user has seen.
@@ -146,7 +146,7 @@ class Ranker:
             Places, >= 1.
         seen : (int64 array, shape (b + 1,), int32 array)
             CSR rows of item numbers to leave out, ascending in each row (as `build_csr` makes them).
-        bias : float32 array, shape (b,), or None
+        bias : float64 array, shape (b,), or None
             Added to a user's scores.
         allowed : bool array, shape (m,), or None
             Items that may be recommended; None allows all.
@@ -178,14 +178,14 @@ class Ranker:
         if (allowed is not None and len(allowed) != m) or (bias is not None and len(bias) != b):
             raise ShapeError(f"Ranker: allowed must have {m} elements, one for each item, and bias {b}.")
         users = np.ascontiguousarray(users, np.float32)
-        lengths = _lengths(users)
-        scale = _inverse(lengths) if self._cosine else np.ones(b)
-        candidates = self._candidates(_scaled(users, scale) if self._cosine else users, n + SPARE, seen, allowed)
-        reach = np.ones(b) if self._cosine else lengths
+        pairs = self._pairs(users, bias)
+        left = _scaled(users, pairs.user_scale) if self._cosine else users
+        candidates = self._candidates(left, n + SPARE, seen, allowed)
+        reach = np.ones(b) if self._cosine else _lengths(users)
         doubt = (users.shape[1] + 4) * UNIT * (reach * self._longest + self._largest_bias)
         best = _empty(b, n)
         _settle(
-            _Pairs(users, self._items, _or_zeros(bias, b), _or_zeros(self._bias, m), scale, self._scale),
+            pairs,
             np.ones(m, np.bool_) if allowed is None else allowed,
             indptr,
             indices,
@@ -194,6 +194,31 @@ class Ranker:
             *best,
         )
         return best
+
+    def scores(
+        self, users: NDArray[np.float32], columns: NDArray[np.int32], bias: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the scores of some items of each user, as `top` has them.
+
+        Parameters
+        ----------
+        users : float32 array, shape (b, k)
+        columns : int32 array, shape (b, n)
+            Items of each user.
+        bias : float64 array, shape (b,), or None
+
+        Returns
+        -------
+        float32 array, shape (b, n)
+        """
+        users = np.ascontiguousarray(users, np.float32)
+        return _scores(self._pairs(users, bias), np.ascontiguousarray(columns, np.int32))
+
+    def _pairs(self, users: NDArray[np.float32], bias: NDArray[np.float64] | None) -> _Pairs:
+        b, m = len(users), len(self._items)
+        scale = _inverse(_lengths(users)) if self._cosine else np.ones(b)
+        own, of_items = (_or_zeros(extra, n) for extra, n in ((bias, b), (self._bias, m)))
+        return _Pairs(users, self._items, own, of_items, scale, self._scale)
 
     def _candidates(
         self,
@@ -221,8 +246,8 @@ class _Pairs(NamedTuple):
 
     users: NDArray[np.float32]
     items: NDArray[np.float32]
-    user_bias: NDArray[np.float32]
-    item_bias: NDArray[np.float32]
+    user_bias: NDArray[np.float64]
+    item_bias: NDArray[np.float64]
     user_scale: NDArray[np.float64]
     item_scale: NDArray[np.float64]
 
@@ -240,8 +265,8 @@ def _scaled(rows: NDArray[np.float32], scale: NDArray[np.float64]) -> NDArray[np
     return (rows * scale[:, None]).astype(np.float32)
 
 
-def _or_zeros(bias: NDArray[np.float32] | None, n: int) -> NDArray[np.float32]:
-    return np.zeros(n, np.float32) if bias is None else np.ascontiguousarray(bias, np.float32)
+def _or_zeros(bias: NDArray[np.floating] | None, n: int) -> NDArray[np.float64]:
+    return np.zeros(n) if bias is None else bias.astype(np.float64)
 
 
 def _empty(rows: int, k: int) -> Ranked:
@@ -330,6 +355,15 @@ def _settle(
                 _place(_score(pairs, row, column), column, best_scores[row], best_columns[row])
 
 
+@njit(nogil=True, cache=True)
+def _scores(pairs: _Pairs, columns: NDArray[np.int32]) -> NDArray[np.float32]:
+    result = np.empty(columns.shape, np.float32)
+    for row in range(columns.shape[0]):
+        for j in range(columns.shape[1]):
+            result[row, j] = _score(pairs, row, columns[row, j])
+    return result
+
+
 @njit(nogil=True, cache=True, inline="always")
 def _score(pairs: _Pairs, row: int, column: int) -> np.float32:
     x, y = pairs.users[row], pairs.items[column]
@@ -337,7 +371,7 @@ def _score(pairs: _Pairs, row: int, column: int) -> np.float32:
     for f in range(len(x)):
         total += np.float64(x[f]) * np.float64(y[f])
     total *= pairs.user_scale[row] * pairs.item_scale[column]
-    return np.float32(total + (np.float64(pairs.user_bias[row]) + np.float64(pairs.item_bias[column])))
+    return np.float32(total + (pairs.user_bias[row] + pairs.item_bias[column]))
 
 
 @njit(nogil=True, cache=True, inline="always")

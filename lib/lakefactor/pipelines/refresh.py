@@ -135,7 +135,7 @@ def replace_similar_items(
         return None
     columns = np.unique(catalogue.columns_of(items)).astype(np.int64)
     columns = columns[columns >= 0]
-    lists = SimilarItems(catalogue, config.recommend.similar_n).of(columns)
+    lists = SimilarItems(catalogue).of(columns, config.recommend.similar_n)
     _replace(spark, tables, "similar_items", "item_id", catalogue.ids.take(pa.array(columns)), model_version, lists)
     return len(columns)
 

@@ -7,6 +7,7 @@ writes rows into the factor table first and deletes them from the updates afterw
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from lakefactor.query.lake import Lake
 from lakefactor.types import Side
@@ -26,6 +27,22 @@ def live_rows(lake: Lake, side: Side, wanted: str | int, version: str) -> pa.Tab
         rows.append(lake.rows(UPDATES, columns, match | {"side": side}))
     rows.append(lake.rows(f"{side}_factors", columns, match))
     return pa.concat_tables(rows, promote_options="default").sort_by([("batch_id", "descending")]).slice(0, 1)
+
+
+def live_side(lake: Lake, side: Side, version: str) -> pa.Table:
+    """Return the rows of all users or items that hold, in the columns of the factor table, ascending by id."""
+    columns, match = _columns(side), {"model_version": version}
+    updates = [lake.rows(UPDATES, columns, match | {"side": side})] if lake.exists(UPDATES) else []
+    return newest_rows([*updates, lake.rows(f"{side}_factors", columns, match)], f"{side}_id")
+
+
+def newest_rows(parts: list[pa.Table], key: str) -> pa.Table:
+    """Return of each id the row with the largest batch_id, ascending by id, in one chunk."""
+    rows = pa.concat_tables(parts, promote_options="default").combine_chunks()
+    order = pc.sort_indices(rows, [(key, "ascending"), ("batch_id", "descending")])
+    ids = rows[key].combine_chunks().take(order)
+    next_id = pc.not_equal(ids[1:], ids[:-1])
+    return rows.take(pa.concat_arrays([order[:1], order[1:].filter(next_id)]))
 
 
 def live_view(lake: Lake, name: str, version: str) -> str:

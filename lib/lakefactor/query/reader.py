@@ -119,9 +119,9 @@ class Reader:
             ``model_version, user_id|item_id, factors, bias, n_entries, updated_at, batch_id``, as the stream left it.
         """
         if user is not None and item is None:
-            return self._factors("user", user, self._version(model_version))
+            return self._factors("user", user, self.resolve(model_version))
         if item is not None and user is None:
-            return self._factors("item", item, self._version(model_version))
+            return self._factors("item", item, self.resolve(model_version))
         raise InputError("factors are of one user or of one item; give exactly one of the two")
 
     def variant(self, experiment: str, user: str | int) -> pa.Table:
@@ -206,7 +206,7 @@ class Reader:
         Nothing but the tables can be read, and nothing can be written.
         """
         views = [name for name in LIVE_VIEWS if name in query.lower()]
-        return select(self._lake, query, {name: live_view(self._lake, name, self._version(None)) for name in views})
+        return select(self._lake, query, {name: live_view(self._lake, name, self.resolve(None)) for name in views})
 
     def _list(
         self,
@@ -219,7 +219,7 @@ class Reader:
     ) -> pa.Table:
         """Return the rows of one id from a table that lists items by position."""
         limit = _checked(limit)
-        version = self._version(model_version)
+        version = self.resolve(model_version)
         wanted = self._id(table, side, given)
         rows = self._lake.rows(table, columns, {"model_version": version, f"{side}_id": wanted})
         if not rows.num_rows:
@@ -257,7 +257,7 @@ class Reader:
             f"it may have had no interactions when the model was trained{meant}"
         )
 
-    def _version(self, model_version: str | None) -> str:
+    def resolve(self, model_version: str | None) -> str:
         """Return the version to read: the live one, or an existing one by name."""
         if model_version is None:
             live = self._live_version()

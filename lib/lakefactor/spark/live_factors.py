@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from lakefactor.query.live_factors import UPDATES
+from lakefactor.query.live_factors import UPDATES, newest_rows
 from lakefactor.spark.tables import Tables
 from lakefactor.types import Side
 
@@ -69,11 +69,7 @@ def collect_factors(tables: Tables, side: Side, model_version: str, batch_below:
     updates = tables.rows(UPDATES, columns, of_version | {"side": side})
     trained = tables.rows(f"{side}_factors", columns, of_version)
     updates = updates.filter(pc.less(updates["batch_id"], batch_below))
-    rows = pa.concat_tables([updates, trained], promote_options="default").combine_chunks()
-    order = pc.sort_indices(rows, [(key, "ascending"), ("batch_id", "descending")])
-    ids = rows[key].combine_chunks().take(order)
-    next_id = pc.not_equal(ids[1:], ids[:-1])
-    return rows.take(pa.concat_arrays([order[:1], order[1:].filter(next_id)]))
+    return newest_rows([updates, trained], key)
 
 
 def newest_updates(tables: Tables, side: Side, model_version: str) -> DataFrame | None:

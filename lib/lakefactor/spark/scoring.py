@@ -73,10 +73,10 @@ def similar_items(spark: SparkSession, catalogue: Catalogue, n: int, item_type: 
     blocks = -(-m // BLOCK_ROWS)
 
     def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        similar = SimilarItems(shared.value, n)
+        similar = SimilarItems(shared.value)
         for batch in batches:
             for block in batch["id"].to_pylist():
-                yield from similar.of(np.arange(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, m)))
+                yield from similar.of(np.arange(block * BLOCK_ROWS, min((block + 1) * BLOCK_ROWS, m)), n)
 
     schema = f"item_id {item_type}, position int, similar_item_id {item_type}, similarity float"
     partitions = min(blocks, spark.sparkContext.defaultParallelism)

@@ -1,0 +1,219 @@
+"""One model version in memory, as its tables were at one moment, and what follows from it alone.
+
+Users and items are rows and columns here; `client` knows their ids, and who is asked about.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import scipy.linalg
+from numpy.typing import NDArray
+
+from lakefactor.config import Config, Recommend, recorded
+from lakefactor.factorization.catalogue import Catalogue, as_lists, matrix
+from lakefactor.factorization.explanation import Explainer
+from lakefactor.factorization.fold_in import FoldIn, user_fold_in
+from lakefactor.factorization.lists import SimilarItems, TopItems, allowed_items
+from lakefactor.factorization.strengths import Span
+from lakefactor.query.lake import Lake
+from lakefactor.query.live_factors import live_side
+
+_COLUMNS = ("model_version", "config", "mean", "n_users", "made_from")
+
+Columns = NDArray[np.int32]
+
+
+class User(NamedTuple):
+    """Factors (float32, shape (rank,)) and bias of a user."""
+
+    factors: NDArray[np.float32]
+    bias: float
+
+
+class History(NamedTuple):
+    """Interactions of one user: columns of the catalogue, each once, ascending, and strengths (float32)."""
+
+    columns: Columns
+    strengths: NDArray[np.float32]
+
+    def without(self, columns: Columns) -> History:
+        """Return all but those with some items."""
+        kept = ~np.isin(self.columns, columns)
+        return History(self.columns[kept], self.strengths[kept])
+
+
+class Parts(NamedTuple):
+    """A score taken apart: ``item_id, strength, contribution``, largest first, and what no interaction adds."""
+
+    rows: pa.Table
+    base: float
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model version: its items, and what it was trained with.
+
+    Attributes
+    ----------
+    model_version : str
+    config : Config
+        Of its training.
+    mean : float
+        Part of every predicted rating; 0 for implicit models.
+    n_users : int
+        Users that it was trained on.
+    span : Span or None
+        Of the events behind its training; None where nothing tells.
+    catalogue : Catalogue
+        Its items, with what a stream has taught it so far.
+    batch_id : int
+        Last micro-batch among that; -1: none.
+    """
+
+    model_version: str
+    config: Config
+    mean: float
+    n_users: int
+    span: Span | None
+    catalogue: Catalogue
+    batch_id: int
+
+    def recommend(self, user: User, seen: Columns, rules: Recommend) -> pa.Table:
+        """Return ``position, item_id, score``: a user's best items under some rules, without those seen."""
+        items = self.catalogue.ids
+        users = pa.record_batch(
+            {
+                "user_id": pa.nulls(1),
+                "factors": as_lists(user.factors[None]),
+                "bias": pa.array([user.bias], pa.float32()),
+                "seen": pa.ListArray.from_arrays([0, len(seen)], items.take(pa.array(seen))),
+            }
+        )
+        (found,) = self._top.under(rules).of(users)
+        return pa.table(found).drop_columns("user_id")
+
+    def popular(self, seen: Columns, rules: Recommend) -> pa.Table:
+        """Return ``position, item_id, score``: the items with the most interactions under some rules."""
+        allowed = allowed_items(self.catalogue, rules)
+        counts = self.catalogue.n_entries
+        columns = np.argsort(-counts, kind="stable").astype(np.int32)
+        columns = columns[~np.isin(columns, seen)]
+        columns = columns if allowed is None else columns[allowed[columns]]
+        return self.ranked(columns[: rules.n], score=counts[columns[: rules.n]].astype(np.float32))
+
+    def similar(self, column: int, n: int) -> pa.Table:
+        """Return ``position, item_id, similarity``: the items most similar to that of a column."""
+        (found,) = self._similar.of(np.array([column]), n)
+        return pa.table(found).drop_columns("item_id").rename_columns({"similar_item_id": "item_id"})
+
+    def scores(self, user: User, columns: Columns) -> NDArray[np.float32]:
+        """Return a user's scores of some columns."""
+        return self._top.scores(user.factors, user.bias, columns)
+
+    def surprising(self, user: User, history: History, n: int) -> pa.Table:
+        """Return ``position, item_id, strength, score``: known items that a user would be expected to like least."""
+        scores = self.scores(user, history.columns)
+        order = np.argsort(scores, kind="stable")[:n]
+        return self.ranked(history.columns[order], strength=history.strengths[order], score=scores[order])
+
+    def representative(self, n: int) -> pa.Table:
+        """Return ``position, item_id``: items that between them span what the model tells apart.
+
+        Pivoted QR of the factors, each item as long as sqrt(n_entries) times its factors: every next item has the most
+        that none of those before it has. It does not depend on how the factors are turned.
+        """
+        weighted = self.catalogue.factors.astype(np.float64) * np.sqrt(self.catalogue.n_entries)[:, None]
+        pivots = scipy.linalg.qr(weighted.T, mode="r", pivoting=True)[1]
+        return self.ranked(pivots[: min(n, *weighted.shape)].astype(np.int32))
+
+    def fold_in(self, history: History) -> User:
+        """Return what interactions make of a user."""
+        row = self._fold_in(np.array([0, len(history.columns)], np.int64), *history)[0]
+        rank = self.config.model.rank
+        return User(row[:rank], float(row[rank]) if len(row) > rank else 0.0)
+
+    def parts(self, history: History, column: int) -> Parts:
+        """Return what each of some interactions adds to the score of the item of a column."""
+        parts, base = self._explainer.parts(*history, np.array([column], np.int32))
+        order = np.argsort(-parts[0], kind="stable")
+        rows = pa.table(
+            {
+                "item_id": self.catalogue.ids.take(pa.array(history.columns[order])),
+                "strength": history.strengths[order],
+                "contribution": parts[0][order],
+            }
+        )
+        return Parts(rows, float(base[0]))
+
+    def history(self, items: pa.Array | pa.ChunkedArray, strengths: NDArray[np.floating[Any]]) -> History:
+        """Return interactions with items by id, each once; items that the model does not have are left out."""
+        columns = self.catalogue.columns_of(items.combine_chunks() if isinstance(items, pa.ChunkedArray) else items)
+        known = np.flatnonzero(columns >= 0)
+        order = known[np.argsort(columns[known])]
+        return History(columns[order], strengths[order].astype(np.float32))
+
+    def ranked(self, columns: Columns, **others: NDArray[Any]) -> pa.Table:
+        """Return ``position, item_id`` of columns in their order, and other numbers of theirs."""
+        position = np.arange(1, len(columns) + 1, dtype=np.int32)
+        return pa.table({"position": position, "item_id": self.catalogue.ids.take(pa.array(columns)), **others})
+
+    @cached_property
+    def _top(self) -> TopItems:
+        return TopItems(self.catalogue, self.mean, Recommend())
+
+    @cached_property
+    def _similar(self) -> SimilarItems:
+        return SimilarItems(self.catalogue)
+
+    @cached_property
+    def _fold_in(self) -> FoldIn:
+        items = self.catalogue
+        return user_fold_in(self.config.model, self.mean, items.factors, items.bias, items.n_entries, self.n_users)
+
+    @cached_property
+    def _explainer(self) -> Explainer:
+        return Explainer(self.config.model, self.mean, self.catalogue, self.n_users)
+
+
+def load_model(lake: Lake, version: str) -> LoadedModel:
+    """Read a model version whose factors are there.
+
+    Raises
+    ------
+    TableError
+        A table is missing or cannot be read.
+    """
+    (row,) = lake.rows("models", _COLUMNS, {"model_version": version}).to_pylist()
+    config = recorded(row["config"])
+    items = live_side(lake, "item", version)
+    span = None
+    if row["made_from"]:
+        span = Span.recorded(json.loads(row["made_from"])["span"])
+        span = replace(span, types=span.types | {config.ingest.delete_event_type})  # it may come yet
+    batch_id = pc.max(items["batch_id"]).as_py()
+    return LoadedModel(
+        version,
+        config,
+        row["mean"],
+        row["n_users"],
+        span,
+        catalogue_of(items),
+        -1 if batch_id is None else batch_id,
+    )
+
+
+def catalogue_of(items: pa.Table) -> Catalogue:
+    """Return rows of items, ascending by id, as a catalogue."""
+    return Catalogue(
+        items["item_id"].combine_chunks(),
+        matrix(items["factors"].combine_chunks()),
+        items["bias"].to_numpy().astype(np.float32),
+        items["n_entries"].to_numpy(),
+    )
