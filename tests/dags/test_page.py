@@ -184,6 +184,7 @@ def test_train_is_triggered_and_seen_to_succeed(spark, config, page, tmp_path):
     last = tasks.filter(has_text="recommend").filter(has_text=re.compile("Success|Failed"))
     expect(last).to_be_visible(timeout=1000 * RUN_SECONDS)
     expect(tasks.filter(has_text="Success")).to_have_count(TASKS)
+    expect(page.get_by_text("Running", exact=True)).to_have_count(0)  # the run, too
     if os.environ.get("LAKEFACTOR_SCREENSHOTS"):
         SCREENSHOT.parent.mkdir(exist_ok=True)
         page.screenshot(path=SCREENSHOT)

@@ -72,6 +72,23 @@ def ingest(
     run_job("ingest", config, overrides, debug, result, paths=paths)
 
 
+@app.command(no_args_is_help=True, epilog=_sections("items"))
+def items(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="Files or folders: CSV, JSON lines, Parquet or Delta.")
+    ],
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
+) -> None:
+    """Read the category and the title of items into `items`, for rules of lists and for pages that people read.
+
+    The same file again changes nothing; an item that is in `items` already gets what the new file says of it.
+    """
+    run_job("items", config, overrides, debug, result, paths=paths)
+
+
 @app.command(epilog=_sections("interactions", "ingest", "model"))
 def interactions(
     config: ConfigFile = None, overrides: Overrides = None, result: Result = None, debug: Debug = False
@@ -226,6 +243,9 @@ def quality(
 @app.command(epilog=_sections("recommend"))
 def recommend(
     model_version: ModelVersion = None,
+    changed: Annotated[
+        bool, typer.Option("--changed", help="Only for users and items whose factors are newer than their list.")
+    ] = False,
     config: ConfigFile = None,
     overrides: Overrides = None,
     result: Result = None,
@@ -235,7 +255,22 @@ def recommend(
 
     Without --model-version: the live version.
     """
-    run_job("recommend", config, overrides, debug, result, model_version=model_version)
+    run_job("recommend", config, overrides, debug, result, model_version=model_version, changed=changed)
+
+
+@app.command(epilog=_sections("explain"))
+def explain(
+    model_version: ModelVersion = None,
+    config: ConfigFile = None,
+    overrides: Overrides = None,
+    result: Result = None,
+    debug: Debug = False,
+) -> None:
+    """Write why each recommendation is there to `explanations`: what a user's interactions add to its score.
+
+    Without --model-version: the live version.
+    """
+    run_job("explain", config, overrides, debug, result, model_version=model_version)
 
 
 @app.command(epilog=_sections("stream", "ingest", "recommend"))

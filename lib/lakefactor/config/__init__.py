@@ -5,11 +5,11 @@ Depends on errors alone; must not import Spark, torch or tables.
 
 from __future__ import annotations
 
-from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
+from lakefactor.config.data_sections import Ingest, Interactions, Items, Spark, Synthetic, Tables
 from lakefactor.config.experiment_section import Experiment
 from lakefactor.config.loading import changed, load
 from lakefactor.config.model_sections import Model, Sgd, Train
-from lakefactor.config.operation_sections import Evaluate, Forget, Maintain, Publish, Quality, Recommend
+from lakefactor.config.operation_sections import Evaluate, Explain, Forget, Maintain, Publish, Quality, Recommend
 from lakefactor.config.record import HIDDEN, canonical_json, digest, recorded, without_secrets
 from lakefactor.config.section import Section
 from lakefactor.config.sections import Config
@@ -21,9 +21,11 @@ __all__ = [
     "Config",
     "Evaluate",
     "Experiment",
+    "Explain",
     "Forget",
     "Ingest",
     "Interactions",
+    "Items",
     "Maintain",
     "Model",
     "Publish",

@@ -111,6 +111,14 @@ class Ingest(Section):
         return refuse(self, problems)
 
 
+class Items(Section):
+    """What is known of items beside their events: a file of theirs, read by `items`."""
+
+    item_column: str = Field("", description="Column of the item's id; empty: found by usual names.")
+    category_column: str = Field("", description="Column of the item's category; empty: `category` or `genre`, if any.")
+    title_column: str = Field("", description="Column of the item's title; empty: `title` or `name`, if any.")
+
+
 class Interactions(Section):
     """How events become one strength per (user, item)."""
 

@@ -114,9 +114,34 @@ class Recommend(Section):
     users: tuple[str, ...] = Field((), description="Only these users; empty: all users.")
     allow_items: tuple[str, ...] = Field((), description="Recommend only these items; empty: all.")
     deny_items: tuple[str, ...] = Field((), description="Never recommend these items.")
+    allow_categories: tuple[str, ...] = Field(
+        (), description="Recommend only items of these categories (table `items`); empty: all."
+    )
+    deny_categories: tuple[str, ...] = Field((), description="Never recommend items of these categories.")
+    max_per_category: int = Field(
+        0, ge=0, description="Most items of one category in a list; 0: no bound. Items without a category are free."
+    )
+    popularity_discount: NonNegative = Field(
+        0.0,
+        description="d: items are ranked by score - d ln(1 + n), with n the item's interactions (d in units of the "
+        "score); what is written is the score. 0: by score.",
+    )
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="d: each next item has the largest (1 - d) relevance - d (largest cosine to those before it) among "
+        "the best 5 n (maximal marginal relevance). 0: by score.",
+    )
     similar_n: int = Field(20, ge=0, le=10_000, description="Similar items kept per item; 0 leaves the table alone.")
     user_block_rows: int = Field(1024, ge=1, le=1_000_000, description="Users scored in one matrix product (rows).")
     item_block_rows: int = Field(8192, ge=1, le=10_000_000, description="Items scored in one matrix product (rows).")
+
+
+class Explain(Section):
+    """Why a recommendation is there."""
+
+    reasons: int = Field(3, ge=1, le=10_000, description="Most reasons for each item of a list.")
 
 
 DELTA_HISTORY_HOURS = 168.0

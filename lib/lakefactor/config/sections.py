@@ -11,10 +11,10 @@ import re
 
 from pydantic import model_validator
 
-from lakefactor.config.data_sections import Ingest, Interactions, Spark, Synthetic, Tables
+from lakefactor.config.data_sections import Ingest, Interactions, Items, Spark, Synthetic, Tables
 from lakefactor.config.experiment_section import Experiment
 from lakefactor.config.model_sections import Feedback, Model, Sgd, Train
-from lakefactor.config.operation_sections import Evaluate, Forget, Maintain, Publish, Quality, Recommend
+from lakefactor.config.operation_sections import Evaluate, Explain, Forget, Maintain, Publish, Quality, Recommend
 from lakefactor.config.section import Section, refuse
 from lakefactor.config.stream_section import Stream
 from lakefactor.config.tune_section import SEARCHED, Tune
@@ -32,6 +32,7 @@ class Config(Section):
     spark: Spark = Spark()
     ingest: Ingest = Ingest()
     interactions: Interactions = Interactions()
+    items: Items = Items()
     model: Model = Model()
     train: Train = Train()
     sgd: Sgd = Sgd()
@@ -40,6 +41,7 @@ class Config(Section):
     publish: Publish = Publish()
     quality: Quality = Quality()
     recommend: Recommend = Recommend()
+    explain: Explain = Explain()
     stream: Stream = Stream()
     experiment: Experiment = Experiment()
     maintain: Maintain = Maintain()

@@ -26,12 +26,15 @@ class Catalogue:
     bias : float32 ndarray, shape (m,)
     n_entries : int64 ndarray, shape (m,)
         Training interactions of each item.
+    categories : pyarrow Array of strings, length m, or None
+        Category of each item, null where it has none; None: nothing is known of any.
     """
 
     ids: pa.Array
     factors: NDArray[np.float32]
     bias: NDArray[np.float32]
     n_entries: NDArray[np.int64]
+    categories: pa.Array | None = None
 
     def columns_of(self, ids: pa.Array) -> NDArray[np.int32]:
         """Return the column of each id, int32; -1 for an id outside the catalogue."""
@@ -41,6 +44,24 @@ class Catalogue:
     def mask(self, ids: Sequence[str]) -> NDArray[np.bool_]:
         """Return which columns are among some ids given as text, bool, shape (m,)."""
         return pc.is_in(self.ids.cast(pa.string()), value_set=pa.array(ids, pa.string())).to_numpy(zero_copy_only=False)
+
+    def with_categories(self, items: pa.Table) -> Catalogue:
+        """Return the catalogue with the categories that rows ``item_id, category`` give, each item once."""
+        found = pc.index_in(self.ids, value_set=items["item_id"].combine_chunks().cast(self.ids.type))
+        return replace(self, categories=items["category"].combine_chunks().take(found))
+
+    def in_categories(self, names: Sequence[str]) -> NDArray[np.bool_]:
+        """Return which columns are of some categories, bool, shape (m,)."""
+        if self.categories is None:
+            return np.zeros(len(self.ids), bool)
+        return pc.is_in(self.categories, value_set=pa.array(names, pa.string())).to_numpy(zero_copy_only=False)
+
+    def category_codes(self) -> NDArray[np.int32]:
+        """Return a number for the category of each column, int32, shape (m,); -1 where it has none."""
+        if self.categories is None:
+            return np.full(len(self.ids), -1, np.int32)
+        codes = self.categories.dictionary_encode().indices
+        return pc.fill_null(codes, -1).to_numpy(zero_copy_only=False).astype(np.int32)
 
     def by_popularity(self) -> Catalogue:
         """Return a catalogue whose score for every user is the item's number of training interactions.

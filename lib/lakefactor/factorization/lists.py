@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import copy
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +15,16 @@ from numpy.typing import NDArray
 
 from lakefactor.config import Recommend
 from lakefactor.factorization.catalogue import Catalogue, csr_columns, known_only, matrix
-from lakefactor.kernels import Ranker
+from lakefactor.kernels import Ranker, rerank
+from lakefactor.kernels.topk import Ranked
 
 BLOCK_ROWS = 1024
 """Items whose similar items are found together."""
+
+POOL = 5
+"""Candidates for each place of a list that categories or diversity have a say in."""
+
+Seen = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 
 class TopItems:
@@ -29,23 +36,31 @@ class TopItems:
     mean : float
         Global mean that is part of a predicted rating (0 for implicit models).
     config : Recommend
-        ``n``, allow and deny lists, block sizes.
+        ``n``, the rules, block sizes.
     """
 
     def __init__(self, catalogue: Catalogue, mean: float, config: Recommend) -> None:
-        self._catalogue, self._mean, self._config = catalogue, mean, config
-        self._ranker = Ranker(catalogue.factors, catalogue.bias, block_rows=config.item_block_rows)
-        self._allowed = allowed_items(catalogue, config)
+        self._catalogue, self._mean = catalogue, mean
+        self._plain = Ranker(catalogue.factors, catalogue.bias, block_rows=config.item_block_rows)
+        self._follow(config)
 
     def under(self, config: Recommend) -> TopItems:
-        """Return the same under other rules; its block of items stays."""
+        """Return the same under other rules; what was prepared of the catalogue stays."""
         other = copy(self)
-        other._config, other._allowed = config, allowed_items(self._catalogue, config)
+        other._follow(config)
         return other
+
+    def _follow(self, config: Recommend) -> None:
+        catalogue = self._catalogue
+        self._config, self._allowed, self._ranker = config, allowed_items(catalogue, config), self._plain
+        if config.popularity_discount:
+            discount = config.popularity_discount * np.log1p(catalogue.n_entries)
+            bias = (catalogue.bias - discount).astype(np.float32)
+            self._ranker = Ranker(catalogue.factors, bias, block_rows=config.item_block_rows)
 
     def scores(self, user: NDArray[np.float32], bias: float, columns: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return a user's scores of some columns of the catalogue, float32, whatever the rules."""
-        return self._ranker.scores(user[None], columns[None], np.array([bias + self._mean]))[0]
+        return self._plain.scores(user[None], columns[None], np.array([bias + self._mean]))[0]
 
     def of(self, users: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         """Yield the lists of some users, block by block.
@@ -67,10 +82,50 @@ class TopItems:
     def _of_block(self, users: pa.RecordBatch) -> pa.RecordBatch:
         indptr, indices, _ = known_only(*csr_columns(users["seen"], self._catalogue)[:2])
         bias = users["bias"].to_numpy(zero_copy_only=False).astype(np.float64) + self._mean
-        found = self._ranker.top(
-            matrix(users["factors"]), self._config.n, (indptr, indices), bias=bias, allowed=self._allowed
-        )
+        found = self.best(matrix(users["factors"]), bias, (indptr, indices))
         return _rows(users["user_id"], self._catalogue.ids, found, ["user_id", "position", "item_id", "score"])
+
+    def best(self, factors: NDArray[np.float32], bias: NDArray[np.float64], seen: Seen) -> Ranked:
+        """Return the scores and the columns of the best items of some users, as `Ranker.top`.
+
+        Parameters
+        ----------
+        factors : float32 ndarray, shape (b, rank)
+        bias : float64 ndarray, shape (b,)
+            The users' own, and the mean.
+        seen : (indptr, indices)
+            CSR rows of columns to leave out.
+        """
+        if self._config.max_per_category or self._config.diversity:
+            columns = self._chosen(factors, bias, seen)
+        else:
+            scores, columns = self._ranker.top(factors, self._config.n, seen, bias=bias, allowed=self._allowed)
+            if self._ranker is self._plain:
+                return scores, columns
+        scores = self._plain.scores(factors, np.maximum(columns, 0), bias)
+        return np.where(columns >= 0, scores, np.float32(-np.inf)), columns
+
+    def _chosen(self, factors: NDArray[np.float32], bias: NDArray[np.float64], seen: Seen) -> NDArray[np.int32]:
+        """Return the columns that categories and diversity leave of the best ones.
+
+        A row that is not full is tried again with more candidates, until there are no more.
+        """
+        config, m = self._config, len(self._catalogue.ids)
+        pool = min(POOL * config.n, m)
+        while True:
+            scores, columns = self._ranker.top(factors, pool, seen, bias=bias, allowed=self._allowed)
+            places = rerank(
+                scores, columns, config.n, self._categories, config.max_per_category, self._catalogue.factors,
+                config.diversity,
+            )  # fmt: skip
+            if pool == m or not ((places[:, -1] < 0) & (columns[:, -1] >= 0)).any():
+                chosen = np.take_along_axis(columns, np.maximum(places, 0).astype(np.int64), axis=1)
+                return np.where(places >= 0, chosen, -1).astype(np.int32)
+            pool = min(2 * pool, m)
+
+    @cached_property
+    def _categories(self) -> NDArray[np.int32]:
+        return self._catalogue.category_codes()
 
 
 class SimilarItems:
@@ -98,15 +153,19 @@ class SimilarItems:
 
 def allowed_items(catalogue: Catalogue, config: Recommend) -> NDArray[np.bool_] | None:
     """Return which items may be recommended, bool, shape (m,); None: all."""
-    if not config.allow_items and not config.deny_items:
-        return None
-    allowed = catalogue.mask(config.allow_items) if config.allow_items else np.ones(len(catalogue.ids), dtype=bool)
-    return allowed & ~catalogue.mask(config.deny_items)
+    allowed = np.ones(len(catalogue.ids), bool)
+    if config.allow_items:
+        allowed &= catalogue.mask(config.allow_items)
+    if config.allow_categories:
+        allowed &= catalogue.in_categories(config.allow_categories)
+    if config.deny_items:
+        allowed &= ~catalogue.mask(config.deny_items)
+    if config.deny_categories:
+        allowed &= ~catalogue.in_categories(config.deny_categories)
+    return None if allowed.all() else allowed
 
 
-def _rows(
-    of: pa.Array, ids: pa.Array, found: tuple[NDArray[np.float32], NDArray[np.int32]], names: list[str]
-) -> pa.RecordBatch:
+def _rows(of: pa.Array, ids: pa.Array, found: Ranked, names: list[str]) -> pa.RecordBatch:
     """Return one row per filled position of ranked lists."""
     scores, columns = found
     rows, positions = np.nonzero(columns >= 0)

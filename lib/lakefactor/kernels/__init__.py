@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lakefactor.kernels.csr import build_csr, transpose
     from lakefactor.kernels.hashing import hash_ids, splitmix64
     from lakefactor.kernels.initial import initial_factors
+    from lakefactor.kernels.reranking import rerank
     from lakefactor.kernels.sparse import SparseMatrix, sparse_product
     from lakefactor.kernels.topk import Ranker, merge, top_k
 
@@ -33,6 +34,7 @@ __all__ = [
     "hash_ids",
     "initial_factors",
     "merge",
+    "rerank",
     "sparse_product",
     "splitmix64",
     "top_k",
@@ -45,6 +47,7 @@ _LAZY = {
     "hash_ids": "hashing",
     "initial_factors": "initial",
     "merge": "topk",
+    "rerank": "reranking",
     "Ranker": "topk",
     "SparseMatrix": "sparse",
     "sparse_product": "sparse",

@@ -35,7 +35,7 @@ from lakefactor.spark.stream_checkpoint import checkpoint_root
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.upkeep import Size, compact, has_small_files, purge, removable_files, size_of
 
-OF_VERSIONS = ("user_factors", "item_factors", "factor_updates", "recommendations", "similar_items")
+OF_VERSIONS = ("user_factors", "item_factors", "factor_updates", "recommendations", "explanations", "similar_items")
 """Tables whose rows go with their model version; what was measured and decided of it stays."""
 
 REWRITTEN_BY_STREAMS = frozenset({*OF_VERSIONS, "rejects"})

@@ -20,7 +20,7 @@ from lakefactor.factorization.catalogue import Catalogue
 from lakefactor.factorization.lists import SimilarItems, TopItems
 from lakefactor.pipelines.interactions import kept_pairs
 from lakefactor.pipelines.models import newest
-from lakefactor.spark.catalogue import collect_catalogue
+from lakefactor.spark.catalogue import collect_catalogue, with_categories
 from lakefactor.spark.live_factors import read_factors
 from lakefactor.spark.tables import Tables
 from lakefactor.spark.touched import rows_of
@@ -112,7 +112,7 @@ def replace_recommendations(
         return None
     if wanted := config.recommend.users:
         users = users.filter(pc.is_in(users["user_id"].cast(pa.string()), value_set=pa.array(wanted, pa.string())))
-    top = TopItems(catalogue, mean, config.recommend)
+    top = TopItems(with_categories(tables, catalogue, config.recommend), mean, config.recommend)
     lists = [block for batch in users.combine_chunks().to_batches() for block in top.of(batch)]
     _replace(spark, tables, "recommendations", "user_id", users["user_id"], model_version, lists)
     return users.num_rows

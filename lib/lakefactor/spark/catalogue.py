@@ -5,8 +5,10 @@ from __future__ import annotations
 import pyarrow as pa
 from pyspark.sql import DataFrame
 
+from lakefactor.config import Recommend
 from lakefactor.errors import TableError
 from lakefactor.factorization.catalogue import Catalogue, matrix
+from lakefactor.spark.tables import Tables
 
 
 def collect_catalogue(item_factors: DataFrame) -> Catalogue:
@@ -32,6 +34,19 @@ def collect_catalogue(item_factors: DataFrame) -> Catalogue:
         bias=columns["bias"].to_numpy(),
         n_entries=columns["n_entries"].to_numpy(),
     )
+
+
+def with_categories(tables: Tables, catalogue: Catalogue, rules: Recommend) -> Catalogue:
+    """Add the items' categories from `items`, where a rule asks for them.
+
+    Raises
+    ------
+    TableError
+        There is no table `items`.
+    """
+    if not (rules.allow_categories or rules.deny_categories or rules.max_per_category):
+        return catalogue
+    return catalogue.with_categories(tables.rows("items", ("item_id", "category")))
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

@@ -103,19 +103,29 @@ def assign_message_roles(keys: Sequence[str], ingest: Ingest, source: str) -> Ro
     return assign_roles(columns, ingest, source)
 
 
-def _column(role: str, columns: Sequence[str], configured: str, source: str) -> str | None:
-    key = f"ingest.{role}_column"
+def find_column(role: str, usual: str, columns: Sequence[str], configured: str, source: str, key: str) -> str | None:
+    """Return the column of one role: the configured one (by `key`), or one of a usual name; None: there is none.
+
+    Raises
+    ------
+    InputError
+        The configured column is missing, or several have usual names.
+    """
     if configured:
         same = [name for name in columns if name == configured]
         matches = same or [name for name in columns if name.lower() == configured.lower()]
         if not matches:
             raise InputError(f"{source} has no column {configured!r}; its columns: {_listed(columns)}; correct {key}")
     else:
-        usual = USUAL_NAMES[role].split()
-        matches = [name for name in columns if re.sub(r"[^a-z0-9]+", "_", name.strip().lower()) in usual]
+        names = usual.split()
+        matches = [name for name in columns if re.sub(r"[^a-z0-9]+", "_", name.strip().lower()) in names]
     if len(matches) > 1:
         raise InputError(f"{source}: the {role} may be {' or '.join(map(repr, matches))}; set {key} to one of them")
     return matches[0] if matches else None
+
+
+def _column(role: str, columns: Sequence[str], configured: str, source: str) -> str | None:
+    return find_column(role, USUAL_NAMES[role], columns, configured, source, f"ingest.{role}_column")
 
 
 def _listed(columns: Sequence[str]) -> str:

@@ -252,6 +252,10 @@ class Tables:
         """
         return self._merge(table, rows, _same(key), "")
 
+    def merge_all(self, table: str, rows: DataFrame, key: Sequence[str], differs: str) -> int:
+        """Insert the rows whose key is new, and replace those for which `differs` (SQL over ``old``, ``new``) holds."""
+        return self._merge(table, rows, _same(key), f"WHEN MATCHED AND {differs} THEN UPDATE SET *")
+
     def merge_newer(self, table: str, rows: DataFrame, model_version: str, key: str) -> int:
         """Insert the rows whose key is new; replace the rows of a smaller batch_id; return how many both were.
 
