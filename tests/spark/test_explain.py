@@ -94,6 +94,8 @@ def test_categories_come_from_a_file_and_rule_the_lists(live, spark, tmp_path):
     (tmp_path / "a.csv").write_text(
         "Item ID,genre,name\n" + "".join(f'{name},{kinds[name]},"the, {name}"\n' for name in names)
     )
+    with pytest.raises(TableError, match="table items does not exist.*'lakefactor items' creates it"):
+        recommend.run(spark, changed(live, {"recommend.max_per_category": 1}))
     first = items.run(spark, live, [str(tmp_path / "a.csv")])
     assert (first.read, first.written, first.categories) == (len(names), len(names), 2)
     assert items.run(spark, live, [str(tmp_path / "a.csv")]).written == 0
@@ -127,8 +129,3 @@ def test_a_file_that_says_nothing_or_two_things_is_refused(config, spark, tmp_pa
     with pytest.raises(InputError, match=said):
         items.run(spark, config, [str(tmp_path / "items.csv")])
     assert not SparkTables(spark, config.tables).exists("items")
-
-
-def test_what_is_missing_is_named(live, spark):
-    with pytest.raises(TableError, match="table items does not exist"):
-        recommend.run(spark, changed(live, {"recommend.max_per_category": 1, "tables.root": live.tables.root}))

@@ -28,9 +28,9 @@ CHECKOUT = Path(__file__).parents[2]
 JOBS = sorted(path.stem for path in (CHECKOUT / "jobs").glob("*.py"))
 COMMANDS = (
     *("ingest", "interactions", "train", "tune", "evaluate", "compare", "gate", "catchup", "publish", "quality"),
-    *("recommend", "stream", "experiment", "maintain", "forget", "demo"),
+    *("items", "recommend", "explain", "stream", "experiment", "maintain", "forget", "demo"),
 )
-ARGUMENTS = {"ingest": ["a.csv"], "experiment": ["start", "x"], "forget": ["--user", "7"]}
+ARGUMENTS = {"ingest": ["a.csv"], "items": ["a.csv"], "experiment": ["start", "x"], "forget": ["--user", "7"]}
 """What a command cannot do without."""
 
 Run = Callable[..., Any]
