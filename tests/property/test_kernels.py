@@ -23,7 +23,6 @@ from lakefactor.kernels import (
     effective_reg,
     gramian,
     half_step,
-    merge,
     reference,
     top_k,
     transpose,
@@ -378,23 +377,6 @@ def test_top_k_equals_a_plain_sort(b, m, k, seed):
     for row in range(b):
         won = columns[row] >= 0
         np.testing.assert_array_equal(found[row, won], scores[row, columns[row, won]])
-
-
-@repeatable
-@given(st.integers(1, 4), st.lists(st.integers(0, 30), min_size=3, max_size=3), st.integers(1, 10), seeds)
-def test_merge_is_associative_and_equals_one_ranking(b, widths, k, seed):
-    scores = np.random.default_rng(seed).integers(-2, 3, (b, sum(widths))).astype(np.float32)
-    parts, start = [], 0
-    for width in widths:
-        found, columns = top_k(scores[:, start : start + width], k)
-        parts.append((found, np.where(columns < 0, -1, columns + start).astype(np.int32)))
-        start += width
-    left = merge(merge(parts[0], parts[1], k), parts[2], k)
-    right = merge(parts[0], merge(parts[1], parts[2], k), k)
-    whole = top_k(scores, k)
-    for one, two, three in zip(left, right, whole, strict=True):
-        np.testing.assert_array_equal(one, two)
-        np.testing.assert_array_equal(one, three)
 
 
 @repeatable

@@ -94,7 +94,7 @@ def test_categories_come_from_a_file_and_rule_the_lists(live, spark, tmp_path):
     (tmp_path / "a.csv").write_text(
         "Item ID,genre,name\n" + "".join(f'{name},{kinds[name]},"the, {name}"\n' for name in names)
     )
-    with pytest.raises(TableError, match="table items does not exist.*'lakefactor items' creates it"):
+    with pytest.raises(TableError, match=r"table items does not exist.*'lakefactor items' creates it"):
         recommend.run(spark, changed(live, {"recommend.max_per_category": 1}))
     first = items.run(spark, live, [str(tmp_path / "a.csv")])
     assert (first.read, first.written, first.categories) == (len(names), len(names), 2)

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from lakefactor.kernels.csr import build_csr, transpose
     from lakefactor.kernels.hashing import hash_ids, splitmix64
     from lakefactor.kernels.initial import initial_factors
+    from lakefactor.kernels.ranker import Ranker
     from lakefactor.kernels.reranking import rerank
     from lakefactor.kernels.sparse import SparseMatrix, sparse_product
-    from lakefactor.kernels.topk import Ranker, merge, top_k
+    from lakefactor.kernels.topk import top_k
 
 __all__ = [
     "Method",
@@ -33,7 +34,6 @@ __all__ = [
     "half_step",
     "hash_ids",
     "initial_factors",
-    "merge",
     "rerank",
     "sparse_product",
     "splitmix64",
@@ -46,9 +46,8 @@ _LAZY = {
     "transpose": "csr",
     "hash_ids": "hashing",
     "initial_factors": "initial",
-    "merge": "topk",
     "rerank": "reranking",
-    "Ranker": "topk",
+    "Ranker": "ranker",
     "SparseMatrix": "sparse",
     "sparse_product": "sparse",
     "splitmix64": "hashing",

@@ -1,10 +1,6 @@
-"""The best columns of each row: by score, ties to the lower column.
+"""The best columns of each row of scores: by score, ties to the lower column.
 
-(score descending, column ascending) is a total order, so blocks can be merged in any grouping with one result. NaN and
-minus infinity never win; a place that nothing fills holds score -inf and column -1.
-
-Scores of factors are float64 sums, rounded to float32: one number wherever and in whatever company it is computed, by a
-job, a client or a database. The products that find the candidates are float32 and rounded in some order of the machine.
+NaN and minus infinity never win; a place that nothing fills holds score -inf and column -1.
 """
 
 from __future__ import annotations
@@ -15,15 +11,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from lakefactor.errors import ShapeError
-
 Ranked = tuple[NDArray[np.float32], NDArray[np.int32]]
-
-SPARE = 32
-"""Candidates beyond n, so that the rounding of products rarely leaves a doubt about the n-th."""
-
-UNIT = 2.0**-24
-"""Largest relative rounding error of float32."""
 
 _STRIDE = 64
 """Scores tested together, vectorized, against the worst kept one; only a stride with a winner is looked at singly."""
@@ -49,340 +37,117 @@ def top_k(scores: NDArray[np.float32], k: int) -> Ranked:
     >>> top_k(np.array([[1.0, 3.0, np.nan, 3.0]], np.float32), 2)[1]
     array([[1, 3]], dtype=int32)
     """
-    best = _empty(len(scores), k)
-    _offer(np.ascontiguousarray(scores, np.float32), 0, *best)
-    return best
+    kept = no_candidates(len(scores), k)
+    offer(np.ascontiguousarray(scores, np.float32), np.arange(len(scores)), 0, k, kept)
+    return ranked(kept, k)
 
 
-def merge(first: Ranked, second: Ranked, k: int) -> Ranked:
-    """Return the k best of two rankings of disjoint columns, row by row.
+class Candidates(NamedTuple):
+    """What has been offered to each row so far, in no order, with room for as many again as it has places.
 
-    Parameters
+    Attributes
     ----------
-    first, second : (scores, columns)
-        Rankings as `top_k` returns them, shapes (b, any).
-    k : int
-        Places, >= 1.
-
-    Examples
-    --------
-    >>> a = top_k(np.array([[5.0, 1.0]], np.float32), 2)
-    >>> scores, columns = top_k(np.array([[5.0, 9.0]], np.float32), 2)
-    >>> merge(a, (scores, columns + 2), 3)[1]
-    array([[3, 0, 2]], dtype=int32)
-    """
-    scores = np.concatenate([first[0], second[0]], axis=1)
-    columns = np.concatenate([first[1], second[1]], axis=1)
-    order = np.lexsort((columns, -scores, columns < 0))[:, :k]
-    best = _empty(len(scores), k)
-    best[0][:, : order.shape[1]] = np.take_along_axis(scores, order, axis=1)
-    best[1][:, : order.shape[1]] = np.take_along_axis(columns, order, axis=1)
-    return best
-
-
-class Ranker:
-    """Ranks all items for users by x'y + b_x + b_y, or by the cosine of x and y.
-
-    Parameters
-    ----------
-    items : float32 array, shape (m, k)
-        Item factors y.
-    bias : float32 array, shape (m,), or None
-        Added to an item's score.
-    cosine : bool
-        Score by x'y / (|x| |y|) instead of x'y, 0 where either is zero.
-    block_rows : int
-        Items scored at a time: memory is 4 * b * block_rows bytes for b users.
-
-    Raises
-    ------
-    ShapeError
-        The arrays disagree.
-
-    Examples
-    --------
-    >>> users, items = np.eye(2, dtype=np.float32), np.array([[3, 0], [2, 1], [1, 2]], np.float32)
-    >>> Ranker(items).top(users, 2, (np.array([0, 1, 1]), np.array([0], np.int32)))[1]
-    array([[1, 2],
-           [2, 1]], dtype=int32)
+    scores, columns : float32 and int32 array, shape (b, 2 k)
+    held : int64 array, shape (b,)
+        How many there are.
+    worst : float32 array, shape (b,)
+        What a score must exceed: the k-th best when the row was last full; -inf before.
     """
 
-    def __init__(
-        self,
-        items: NDArray[np.float32],
-        bias: NDArray[np.float32] | None = None,
-        *,
-        cosine: bool = False,
-        block_rows: int = 8192,
-    ) -> None:
-        m = len(items)
-        if (bias is not None and len(bias) != m) or block_rows < 1:
-            raise ShapeError(f"Ranker: a bias for each of the {m} items and block_rows of 1 or more are needed.")
-        lengths = _lengths(items)
-        self._items = np.ascontiguousarray(items, np.float32)
-        self._bias = bias
-        self._cosine, self._block_rows = cosine, block_rows
-        self._scale = _inverse(lengths) if cosine else np.ones(m)
-        self._left = _scaled(self._items, self._scale) if cosine else self._items
-        self._longest = 1.0 if cosine else float(lengths.max(initial=0.0))
-        self._largest_bias = 0.0 if bias is None else float(np.abs(bias).max(initial=0.0))
-
-    def top(
-        self,
-        users: NDArray[np.float32],
-        n: int,
-        seen: tuple[NDArray[np.int64], NDArray[np.int32]],
-        *,
-        bias: NDArray[np.float64] | None = None,
-        allowed: NDArray[np.bool_] | None = None,
-    ) -> Ranked:
-        """Return the n best items of each user, without the items that the user has seen.
-
-        Parameters
-        ----------
-        users : float32 array, shape (b, k)
-            User factors x.
-        n : int
-            Places, >= 1.
-        seen : (int64 array, shape (b + 1,), int32 array)
-            CSR rows of item numbers to leave out, ascending in each row (as `build_csr` makes them).
-        bias : float64 array, shape (b,), or None
-            Added to a user's scores.
-        allowed : bool array, shape (m,), or None
-            Items that may be recommended; None allows all.
-
-        Returns
-        -------
-        (scores, columns)
-            float32 and int32 arrays of shape (b, n), best first; -inf and -1 where fewer items remain. A score is
-            summed in float64 and rounded once, so neither the other users nor the blocks change it, and equal items
-            tie.
-
-        Raises
-        ------
-        ShapeError
-            The arrays disagree.
-
-        Notes
-        -----
-        Products in float32 choose n + 32 candidates, whose scores are then computed. An item that was not chosen has at
-        most the score of the worst candidate and its rounding error, (k + 4) 2^-24 (|x| max |y| + max |b_y|); where
-        that could reach the n-th, the row is done again over all items.
-        """
-        m, b, (indptr, indices) = len(self._items), len(users), seen
-        if users.shape[1:] != self._items.shape[1:] or len(indptr) != b + 1 or n < 1:
-            raise ShapeError(
-                f"Ranker: users {users.shape}, items {self._items.shape}, {len(indptr)} seen pointers, n {n}; the "
-                f"ranks must be equal, the pointers {b + 1}, n 1 or more."
-            )
-        if (allowed is not None and len(allowed) != m) or (bias is not None and len(bias) != b):
-            raise ShapeError(f"Ranker: allowed must have {m} elements, one for each item, and bias {b}.")
-        users = np.ascontiguousarray(users, np.float32)
-        pairs = self._pairs(users, bias)
-        left = _scaled(users, pairs.user_scale) if self._cosine else users
-        candidates = self._candidates(left, n + SPARE, seen, allowed)
-        reach = np.ones(b) if self._cosine else _lengths(users)
-        doubt = (users.shape[1] + 4) * UNIT * (reach * self._longest + self._largest_bias)
-        best = _empty(b, n)
-        _settle(
-            pairs,
-            np.ones(m, np.bool_) if allowed is None else allowed,
-            indptr,
-            indices,
-            *candidates,
-            doubt,
-            *best,
-        )
-        return best
-
-    def scores(
-        self, users: NDArray[np.float32], columns: NDArray[np.int32], bias: NDArray[np.float64] | None = None
-    ) -> NDArray[np.float32]:
-        """Return the scores of some items of each user, as `top` has them.
-
-        Parameters
-        ----------
-        users : float32 array, shape (b, k)
-        columns : int32 array, shape (b, n)
-            Items of each user.
-        bias : float64 array, shape (b,), or None
-
-        Returns
-        -------
-        float32 array, shape (b, n)
-        """
-        users = np.ascontiguousarray(users, np.float32)
-        return _scores(self._pairs(users, bias), np.ascontiguousarray(columns, np.int32))
-
-    def _pairs(self, users: NDArray[np.float32], bias: NDArray[np.float64] | None) -> _Pairs:
-        b, m = len(users), len(self._items)
-        scale = _inverse(_lengths(users)) if self._cosine else np.ones(b)
-        own, of_items = (_or_zeros(extra, n) for extra, n in ((bias, b), (self._bias, m)))
-        return _Pairs(users, self._items, own, of_items, scale, self._scale)
-
-    def _candidates(
-        self,
-        users: NDArray[np.float32],
-        n: int,
-        seen: tuple[NDArray[np.int64], NDArray[np.int32]],
-        allowed: NDArray[np.bool_] | None,
-    ) -> Ranked:
-        """Return the best items by products in float32, without the users' biases."""
-        m, best, cursor = len(self._items), _empty(len(users), n), np.array(seen[0][:-1], np.int64)
-        for start in range(0, m, self._block_rows):
-            block = slice(start, start + self._block_rows)
-            scores = users @ self._left[block].T  # (b, block)
-            if self._bias is not None:
-                scores += self._bias[block]
-            if allowed is not None:
-                scores[:, ~allowed[block]] = -np.inf
-            _leave_out(scores, start, *seen, cursor)
-            _offer(scores, start, *best)
-        return best
+    scores: NDArray[np.float32]
+    columns: NDArray[np.int32]
+    held: NDArray[np.int64]
+    worst: NDArray[np.float32]
 
 
-class _Pairs(NamedTuple):
-    """What a score is made of: (x'y) c_x c_y + (b_x + b_y)."""
-
-    users: NDArray[np.float32]
-    items: NDArray[np.float32]
-    user_bias: NDArray[np.float64]
-    item_bias: NDArray[np.float64]
-    user_scale: NDArray[np.float64]
-    item_scale: NDArray[np.float64]
+def no_candidates(rows: int, k: int) -> Candidates:
+    """Return the candidates of rows that nothing has been offered to."""
+    return Candidates(*empty(rows, 2 * k), np.zeros(rows, np.int64), np.full(rows, -np.inf, np.float32))
 
 
-def _lengths(rows: NDArray[np.float32]) -> NDArray[np.float64]:
-    return np.sqrt(np.einsum("rk,rk->r", rows, rows, dtype=np.float64))
-
-
-def _inverse(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return 1 / length, and 0 of a zero."""
-    return np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-
-
-def _scaled(rows: NDArray[np.float32], scale: NDArray[np.float64]) -> NDArray[np.float32]:
-    return (rows * scale[:, None]).astype(np.float32)
-
-
-def _or_zeros(bias: NDArray[np.floating] | None, n: int) -> NDArray[np.float64]:
-    return np.zeros(n) if bias is None else bias.astype(np.float64)
-
-
-def _empty(rows: int, k: int) -> Ranked:
+def empty(rows: int, k: int) -> Ranked:
+    """Return a ranking without any column."""
     return np.full((rows, k), -np.inf, np.float32), np.full((rows, k), -1, np.int32)
 
 
 @njit(nogil=True, cache=True)
-def _leave_out(
-    scores: NDArray[np.float32],
-    first_column: int,
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    cursor: NDArray[np.int64],
-) -> None:
-    """Set seen scores of a block to -inf; ``cursor`` remembers how far each row's list has been read."""
-    stop = first_column + scores.shape[1]
-    for row in range(scores.shape[0]):
-        position = cursor[row]
-        while position < indptr[row + 1] and indices[position] < stop:
-            scores[row, indices[position] - first_column] = -np.inf
-            position += 1
-        cursor[row] = position
+def offer(scores: NDArray[np.float32], rows: NDArray[np.int64], first_column: int, k: int, kept: Candidates) -> None:
+    """Offer a block of scores to some rows; a row's blocks come in ascending order of columns.
 
-
-@njit(nogil=True, cache=True)
-def _offer(
-    scores: NDArray[np.float32],
-    first_column: int,
-    best_scores: NDArray[np.float32],
-    best_columns: NDArray[np.int32],
-) -> None:
-    """Let a block of scores compete for the places; blocks come in ascending order of columns."""
-    m, k = scores.shape[1], best_scores.shape[1]
-    for row in range(scores.shape[0]):
-        kept, columns, offered = best_scores[row], best_columns[row], scores[row]
+    A row that is full is cut to its k best, which costs as much as was offered since: nothing is kept in order.
+    """
+    m, room = scores.shape[1], kept.scores.shape[1]
+    for i in range(len(rows)):
+        row, offered = rows[i], scores[i]
+        own, columns, count, worst = kept.scores[row], kept.columns[row], kept.held[row], kept.worst[row]
         for start in range(0, m, _STRIDE):
             stop = min(start + _STRIDE, m)
-            worst = kept[k - 1]
-            winners = 0
+            winners = np.int32(0)
             for j in range(start, stop):
-                winners += offered[j] > worst
+                winners += np.int32(offered[j] > worst)
             if winners == 0:
                 continue
             for j in range(start, stop):
-                score = offered[j]
-                if score > kept[k - 1]:  # an equal score loses to the lower column that came before
-                    place = k - 1
-                    while place > 0 and score > kept[place - 1]:
-                        kept[place] = kept[place - 1]
-                        columns[place] = columns[place - 1]
-                        place -= 1
-                    kept[place] = score
-                    columns[place] = first_column + j
+                if offered[j] > worst:  # an equal score loses to the lower column that came before
+                    own[count], columns[count] = offered[j], first_column + j
+                    count += 1
+                    if count == room:
+                        _cut(own, columns, room, k)
+                        count, worst = k, own[:k].min()
+        kept.held[row], kept.worst[row] = count, worst
 
 
 @njit(nogil=True, cache=True)
-def _settle(
-    pairs: _Pairs,
-    allowed: NDArray[np.bool_],
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    candidate_scores: NDArray[np.float32],
-    candidates: NDArray[np.int32],
-    doubt: NDArray[np.float64],
-    best_scores: NDArray[np.float32],
-    best_columns: NDArray[np.int32],
-) -> None:
-    """Rank the candidates by their scores; where one that is no candidate might belong among them, rank all items."""
-    n, m, last = best_scores.shape[1], len(pairs.items), candidates.shape[1] - 1
-    for row in range(len(pairs.users)):
-        for j in range(last + 1):
-            if candidates[row, j] >= 0:
-                _place(_score(pairs, row, candidates[row, j]), candidates[row, j], best_scores[row], best_columns[row])
-        if last + 1 >= m or candidates[row, last] < 0:
-            continue  # every item that may win is a candidate
-        worst = best_scores[row, min(n, last + 1) - 1] - pairs.user_bias[row]
-        rounding = 4 * UNIT * (abs(worst) + abs(pairs.user_bias[row]))
-        if candidate_scores[row, last] + doubt[row] + rounding < worst:
-            continue
-        best_scores[row, :], best_columns[row, :] = -np.inf, -1
-        position = indptr[row]
-        for column in range(m):
-            if position < indptr[row + 1] and indices[position] == column:
-                position += 1
-            elif allowed[column]:
-                _place(_score(pairs, row, column), column, best_scores[row], best_columns[row])
+def ranked(kept: Candidates, k: int) -> Ranked:
+    """Return the k best candidates of each row, best first."""
+    b = len(kept.held)
+    scores, columns = np.full((b, k), np.float32(-np.inf)), np.full((b, k), np.int32(-1))
+    for row in range(b):
+        own, places, count = kept.scores[row], kept.columns[row], kept.held[row]
+        _cut(own, places, count, k)
+        for j in range(min(count, k)):
+            place(own[j], places[j], scores[row], columns[row])
+    return scores, columns
 
 
 @njit(nogil=True, cache=True)
-def _scores(pairs: _Pairs, columns: NDArray[np.int32]) -> NDArray[np.float32]:
-    result = np.empty(columns.shape, np.float32)
-    for row in range(columns.shape[0]):
-        for j in range(columns.shape[1]):
-            result[row, j] = _score(pairs, row, columns[row, j])
-    return result
+def place(score: np.float32, column: int, scores: NDArray[np.float32], columns: NDArray[np.int32]) -> None:
+    """Let one column compete for the places of a row, in any order of columns."""
+    spot = len(scores)
+    while spot > 0 and _before(score, column, scores[spot - 1], columns[spot - 1]):
+        spot -= 1
+        if spot + 1 < len(scores):
+            scores[spot + 1], columns[spot + 1] = scores[spot], columns[spot]
+    if spot < len(scores):
+        scores[spot], columns[spot] = score, column
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _score(pairs: _Pairs, row: int, column: int) -> np.float32:
-    x, y = pairs.users[row], pairs.items[column]
-    total = 0.0
-    for f in range(len(x)):
-        total += np.float64(x[f]) * np.float64(y[f])
-    total *= pairs.user_scale[row] * pairs.item_scale[column]
-    return np.float32(total + (pairs.user_bias[row] + pairs.item_bias[column]))
+def _before(score: np.float32, column: int, other: np.float32, other_column: int) -> bool:
+    return bool(score > other or (score == other and score > -np.inf and column < other_column))
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _place(score: np.float32, column: int, scores: NDArray[np.float32], columns: NDArray[np.int32]) -> None:
-    """Let one item compete for the places of a row, in any order of columns."""
-    place = len(scores)
-    while place > 0 and (
-        score > scores[place - 1] or (score == scores[place - 1] > -np.inf and column < columns[place - 1])
-    ):
-        place -= 1
-        if place + 1 < len(scores):
-            scores[place + 1], columns[place + 1] = scores[place], columns[place]
-    if place < len(scores) and score > -np.inf:
-        scores[place], columns[place] = score, column
+@njit(nogil=True, cache=True)
+def _cut(scores: NDArray[np.float32], columns: NDArray[np.int32], count: int, k: int) -> None:
+    """Bring the k best of the first ``count`` to the front, in no order (quickselect)."""
+    low, high = 0, count - 1
+    while low < high and k <= high:
+        middle = (low + high) // 2
+        pivot, pivot_column = scores[middle], columns[middle]
+        i, j = low, high
+        while i <= j:
+            while _before(scores[i], columns[i], pivot, pivot_column):
+                i += 1
+            while _before(pivot, pivot_column, scores[j], columns[j]):
+                j -= 1
+            if i <= j:
+                scores[i], scores[j] = scores[j], scores[i]
+                columns[i], columns[j] = columns[j], columns[i]
+                i += 1
+                j -= 1
+        if k - 1 <= j:
+            high = j
+        elif k - 1 >= i:
+            low = i
+        else:
+            break

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lakefactor.errors import ShapeError
-from lakefactor.kernels import Ranker, merge, top_k
+from lakefactor.kernels import Ranker, top_k
 
 NOTHING_SEEN = (np.zeros(2, np.int64), np.empty(0, np.int32))
 
@@ -23,18 +23,6 @@ def test_nan_and_minus_infinity_never_win():
     scores, columns = top_k(f32([np.nan, -np.inf, -5, np.inf]), 4)
     assert columns.tolist() == [[3, 2, -1, -1]]
     assert scores.tolist() == [[np.inf, -5, -np.inf, -np.inf]]
-
-
-def test_merge_puts_absent_places_last():
-    first, second = top_k(f32([-7, np.nan]), 2), top_k(f32([np.nan]), 1)
-    scores, columns = merge(first, second, 5)
-    assert columns.tolist() == [[0, -1, -1, -1, -1]]
-    assert scores[0, 0] == -7
-
-
-def test_merge_keeps_the_lower_column_of_a_tie_whichever_side_holds_it():
-    low, high = (f32([3]), np.array([[1]], np.int32)), (f32([3]), np.array([[9]], np.int32))
-    assert merge(low, high, 2)[1].tolist() == merge(high, low, 2)[1].tolist() == [[1, 9]]
 
 
 def test_bias_moves_the_ranking():
