@@ -337,8 +337,9 @@ def _scores(pairs: _Pairs, columns: NDArray[np.int32]) -> NDArray[np.float32]:
     return result
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
 def _score(pairs: _Pairs, row: int, column: int) -> np.float32:
+    """Return a score; its float64 sum may be taken in any order, which all but never shows after rounding."""
     x, y = pairs.users[row], pairs.items[column]
     total = 0.0
     for f in range(len(x)):

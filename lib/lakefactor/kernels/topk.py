@@ -47,7 +47,7 @@ class Candidates(NamedTuple):
 
     Attributes
     ----------
-    scores, columns : float32 and int32 array, shape (b, 2 k)
+    scores, columns : float32 and int32 array, shape (b, 2 k + 64)
     held : int64 array, shape (b,)
         How many there are.
     worst : float32 array, shape (b,)
@@ -62,7 +62,7 @@ class Candidates(NamedTuple):
 
 def no_candidates(rows: int, k: int) -> Candidates:
     """Return the candidates of rows that nothing has been offered to."""
-    return Candidates(*empty(rows, 2 * k), np.zeros(rows, np.int64), np.full(rows, -np.inf, np.float32))
+    return Candidates(*empty(rows, 2 * k + _STRIDE), np.zeros(rows, np.int64), np.full(rows, -np.inf, np.float32))
 
 
 def empty(rows: int, k: int) -> Ranked:
@@ -82,18 +82,18 @@ def offer(scores: NDArray[np.float32], rows: NDArray[np.int64], first_column: in
         own, columns, count, worst = kept.scores[row], kept.columns[row], kept.held[row], kept.worst[row]
         for start in range(0, m, _STRIDE):
             stop = min(start + _STRIDE, m)
-            winners = np.int32(0)
-            for j in range(start, stop):
-                winners += np.int32(offered[j] > worst)
-            if winners == 0:
-                continue
-            for j in range(start, stop):
-                if offered[j] > worst:  # an equal score loses to the lower column that came before
-                    own[count], columns[count] = offered[j], first_column + j
-                    count += 1
-                    if count == room:
-                        _cut(own, columns, room, k)
-                        count, worst = k, own[:k].min()
+            if stop - start == _STRIDE:
+                winners = np.int32(0)
+                for j in range(start, start + _STRIDE):
+                    winners += np.int32(offered[j] > worst)
+                if winners == 0:
+                    continue
+            if count + _STRIDE > room:
+                _cut(own, columns, count, k)
+                count, worst = k, own[:k].min()
+            for j in range(start, stop):  # without a branch: which scores win cannot be foreseen
+                own[count], columns[count] = offered[j], first_column + j
+                count += offered[j] > worst  # an equal score loses to the lower column that came before
         kept.held[row], kept.worst[row] = count, worst
 
 
