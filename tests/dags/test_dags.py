@@ -20,7 +20,7 @@ from lakefactor.testing.stream_runs import write
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
-USERS, ITEMS = 30, 90
+USERS, ITEMS = 30, 180
 TRAIN = ("interactions", "train", "evaluate", "compare", "gate", "catchup", "publish", "recommend")
 
 
@@ -31,7 +31,7 @@ def overrides(config: Config, **keys: object) -> list[str]:
     small |= {"evaluate.split": "random_holdout", "evaluate.ks": "[5, 10]", "publish.max_relative_loss": 1.0}
     small |= {"publish.max_segment_loss": 1.0, "publish.beat_popularity": "false", "recommend.n": 3}
     small |= {"stream.source": "files", "stream.path": f"{config.tables.root}/../landing", "stream.max_rows": 1}
-    small |= {"stream.page_hinkley_threshold": 4, "stream.gramian_every": 1000, "stream.refresh": "false"}
+    small |= {"stream.page_hinkley_threshold": 12, "stream.gramian_every": 1000, "stream.refresh": "false"}
     small |= {"quality.window": 3, "quality.cool_down": 5, "spark.driver_memory": "1g", "spark.shuffle_partitions": 2}
     return [f"tables.root={config.tables.root}", *(f"{key}={value}" for key, value in (small | keys).items())]
 
@@ -45,6 +45,13 @@ def tastes(seed: int, n: int, shift: int = 0) -> list[str]:
     return [f"u{u:02d},i{i:02d},1,{time}" for u, i, time in zip(users, items, times, strict=True)]
 
 
+def arrive(landing: Path, number: int, rows: list[str]) -> None:
+    """Let a file arrive in its turn: a stream reads files in the order of their times."""
+    name = f"{number:03d}.csv"
+    write(landing, name, rows)
+    os.utime(landing / name, (1_700_000_000 + number,) * 2)
+
+
 def done(names: tuple[str, ...]) -> dict[str, str]:
     return dict.fromkeys(names, "success")
 
@@ -53,20 +60,20 @@ def done(names: tuple[str, ...]) -> dict[str, str]:
 def test_a_model_lives_drifts_is_replaced_and_restored(spark, config, airflow, tmp_path):
     landing = tmp_path / "landing"
     given, tables = overrides(config), Tables(spark, config.tables)
-    write(tmp_path, "events.csv", tastes(1, 200))
+    write(tmp_path, "events.csv", tastes(1, 600))
     assert airflow.run("ingest", set=given, path=str(tmp_path / "events.csv"))["state"] == "success"
     assert airflow.run("train", set=given)["tasks"] == done(TRAIN)
     (first,) = tables.collect("models")
     assert live_version(tables) == first["model_version"]
     assert [row["action"] for row in tables.collect("decisions")] == ["publish"]
-    assert tables.read("events").count() == 200
+    assert tables.read("events").count() == 600
     lists = tables.read("recommendations").groupBy("model_version", "user_id").count().collect()
     assert {(row.model_version, row["count"]) for row in lists} == {(first["model_version"], 3)}
     assert len(lists) == first["n_users"] == USERS
 
     # As many micro-batches as a detector learns from, then everybody turns to other items.
     for number in range(44):
-        write(landing, f"{number:03d}.csv", tastes(100 + number, 12, shift=int(number >= 34)))
+        arrive(landing, number, tastes(100 + number, 30, shift=int(number >= 34)))
     assert airflow.run("stream", set=given)["tasks"] == done(("stream",))
     assert sorted(row["batch_id"] for row in tables.collect("stream_ledger")) == [*range(44)]
     assert {row["model_version"] for row in tables.collect("drift")} == {first["model_version"]}
@@ -79,15 +86,14 @@ def test_a_model_lives_drifts_is_replaced_and_restored(spark, config, airflow, t
 
     # Everybody is back, at what the second model knows best. A model that is made to be poor, by a gate that lets it:
     # three micro-batches, and it is gone.
-    write(landing, "100.csv", tastes(200, 12))
-    write(landing, "101.csv", tastes(201, 12))
-    write(landing, "102.csv", tastes(202, 12))
+    for number in (100, 101, 102):
+        arrive(landing, number, tastes(100 + number, 30))
     assert airflow.run("stream", set=given)["state"] == "success"
     poor = overrides(config, **{"model.rank": 1, "model.user_reg": 1000, "model.item_reg": 1000})
     assert airflow.run("train", set=poor)["tasks"] == done(TRAIN)
     assert live_version(tables) != second
-    for number in range(3):
-        write(landing, f"{110 + number}.csv", tastes(210 + number, 12))
+    for number in (110, 111, 112):
+        arrive(landing, number, tastes(100 + number, 30))
     assert airflow.run("stream", set=given)["state"] == "success"
     assert airflow.run("quality", set=given)["tasks"] == {"quality": "skipped"}
     assert live_version(tables) == second
@@ -98,7 +104,7 @@ def test_a_model_lives_drifts_is_replaced_and_restored(spark, config, airflow, t
     known = ("events", "interactions", "user_factors", "recommendations")
     assert all(tables.read(table).where("user_id = 'u01'").count() for table in known)
     assert airflow.run("forget", set=given, users=["u01"], dry_run=False)["tasks"] == done(("forget",))
-    write(landing, "120.csv", ["u01,i01,1,1700900000", "u02,i02,1,1700900001"])
+    arrive(landing, 120, ["u01,i01,1,1700900000", "u02,i02,1,1700900001"])
     assert airflow.run("stream", set=given)["state"] == "success"
     for table in (*known, "factor_updates"):
         assert tables.read(table).where("user_id = 'u01'").count() == 0, table
