@@ -37,7 +37,7 @@ class Keeper:
         self._error: str | None = "the tables have not been read yet"
         self._looked_at: float | None = None
         self._looking, self._ended = Lock(), Event()
-        self._thread = Thread(target=self._run, name="keeper", daemon=True)
+        self._thread: Thread | None = None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -90,12 +90,14 @@ class Keeper:
 
     def start(self) -> None:
         """Look at the tables every ``serve.poll_seconds``, from now on."""
+        self._ended.clear()
+        self._thread = Thread(target=self._run, name="keeper", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """Look no more."""
         self._ended.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:

@@ -29,10 +29,11 @@ class Scans:
 
     def __init__(self) -> None:
         self._queue: SimpleQueue[_Job | None] = SimpleQueue()
-        self._thread = Thread(target=self._run, name="scans", daemon=True)
+        self._thread: Thread | None = None
 
     def start(self) -> None:
         """Take what comes, from now on."""
+        self._thread = Thread(target=self._run, name="scans", daemon=True)
         self._thread.start()
 
     async def best(self, ranking: Ranking, wanted: Wanted) -> Found:
@@ -46,7 +47,8 @@ class Scans:
     def stop(self) -> None:
         """End the thread after what is in the queue."""
         self._queue.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
 
     async def _put(self, ranking: Ranking, by_cosine: bool, wanted: Wanted) -> Found:
         done: asyncio.Future[Found] = asyncio.get_running_loop().create_future()

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
-from deltalake import DeltaTable
+from deltalake import write_deltalake
 from starlette.testclient import TestClient
 
 from lakefactor.client import Client
@@ -42,7 +43,7 @@ class Warehouse:
         self.counts = random.permutation(N_ITEMS)
         self.seen = {n: sorted({n, 3 * n + 1, 29 - n}) for n in range(N_USERS)}
         self.strengths = {(n, i): 1.0 + (n + i) % 4 for n in self.seen for i in self.seen[n]}
-        self.events_written = 0
+        self.events_written, self.trained = 0, []
         self.publish()
         self.write("user_factors", [self.user_row(n) for n in self.seen])
         self.write("item_factors", [self.item_row(i, self.items[i]) for i in range(N_ITEMS)])
@@ -60,9 +61,12 @@ class Warehouse:
             "made_from": record,
             "removed_at": None,
         }
-        self.write("models", [{"model_version": version, **row}])
-        if (self.root / "live_model").exists():
-            DeltaTable(str(self.root / "live_model")).update(new_values={"model_version": version})
+        if version not in self.trained:
+            self.write("models", [{"model_version": version, **row}])
+            self.trained.append(version)
+        if (table := self.root / "live_model").exists():
+            row = pa.table({"name": ["default"], "model_version": [version]})
+            write_deltalake(str(table), row, mode="overwrite", schema_mode="overwrite")
         else:
             self.write("live_model", [{"name": "default", "model_version": version}])
 
@@ -114,6 +118,11 @@ def each(request: pytest.FixtureRequest, write: Callable[..., None], root: Path)
 @pytest.fixture
 def warehouse(write: Callable[..., None], root: Path) -> Warehouse:
     return Warehouse(write, root)
+
+
+@pytest.fixture
+def build(write: Callable[..., None], root: Path) -> Callable[[], Warehouse]:
+    return lambda: Warehouse(write, root)
 
 
 @pytest.fixture
