@@ -30,6 +30,9 @@ from lakefactor.service.users import NO_HISTORY
 
 Answer = dict[str, Any]
 
+SHORT_HISTORY = 256
+"""Interactions up to which a fold-in takes less than a millisecond."""
+
 
 class Answering:
     """Answers questions from the newest snapshot.
@@ -48,7 +51,7 @@ class Answering:
         allow, deny, without = (columns_of(now, items) for items in (asked.allow, asked.deny, asked.without))
         basis, user, history = self._who(now, asked.user, asked.items)
         if basis == "items" or asked.without:
-            row: User | None = await asyncio.to_thread(now.model.fold_in, history.without(without))
+            row: User | None = await _folded(now, history.without(without))
         else:
             row = now.users.get(user)
         excluded = np.union1d(history.columns, deny) if asked.exclude_seen else np.unique(deny)
@@ -77,7 +80,7 @@ class Answering:
         now = self._keeper.snapshot
         columns = columns_of(now, asked.targets)
         basis, user, history = self._who(now, asked.user, asked.items)
-        row = now.users.get(user) if basis == "user" else await asyncio.to_thread(now.model.fold_in, history)
+        row = now.users.get(user) if basis == "user" else await _folded(now, history)
         if row is None:
             raise _unknown_user(asked.user)
         scores = now.ranking.scores(row.factors, row.bias, columns).tolist()
@@ -105,7 +108,7 @@ class Answering:
         """Return the factors that somebody with some interactions would have."""
         self._check(1, asked.items)
         now = self._keeper.snapshot
-        row = await asyncio.to_thread(now.model.fold_in, _history(now, asked.items))
+        row = await _folded(now, _history(now, asked.items))
         return _of(now, "items") | {"factors": row.factors, "bias": row.bias}
 
     def _check(self, n: int, *lists: Sequence[Any]) -> None:
@@ -159,6 +162,13 @@ def _history(now: Snapshot, items: Sequence[Interaction]) -> History:
     if not np.isfinite(strengths).all():
         raise InputError("a strength is too large for a 32-bit number; give a smaller one")
     return History(columns[order], strengths[order]) if items else NO_HISTORY
+
+
+async def _folded(now: Snapshot, history: History) -> User:
+    """Return what interactions make of a user; short ones are solved sooner than a thread is woken."""
+    if len(history.columns) <= SHORT_HISTORY:
+        return now.model.fold_in(history)
+    return await asyncio.to_thread(now.model.fold_in, history)
 
 
 def _unknown_user(user: Id | None) -> UnknownUserError:
