@@ -1,8 +1,8 @@
 """The service under a steady load: loopback, requests sent when they are due whatever is still unanswered.
 
 A temporary warehouse of random factors of decaying size, written by delta-rs; `lakefactor serve` as a process of its
-own; a load generator in another. A latency counts from the moment at which a request was due, so waiting is in it. Beside
-them a version is published under load, and the index for approximate search is held against the true lists.
+own; a load generator in another. A latency counts from the moment at which a request was due, so waiting is in it.
+Beside them a version is published under load, and the index for approximate search is held against the true lists.
 ``make bench-serve`` runs this; a trial: ``ARGS="--items 2000 --seconds 3 --ann-items 20000 --out FILE"``.
 """
 
