@@ -310,6 +310,19 @@ def stream(
             show(stream_status.render(found))
 
 
+@app.command(epilog="Sections of the configuration in use: serve, tables. 'lakefactor config' explains every key.")
+def serve(config: ConfigFile = None, overrides: Overrides = None, debug: Debug = False) -> None:
+    """Answer over HTTP from the live model, and follow it: recommendations, similar items, scores, reasons, fold-in.
+
+    It goes on until an interrupt or SIGTERM. docs/serving.md tells how to ask; /docs on the service too.
+    """
+    with reported(debug):
+        settings = load(config, overrides or ())
+        from lakefactor.service.server import serve as run
+
+        run(settings)
+
+
 class ExperimentAction(str, Enum):
     """What `experiment` does."""
 

@@ -8,7 +8,7 @@ from lakefactor.client.loaded import History, LoadedModel
 from lakefactor.factorization.strengths import PairEvents
 from lakefactor.query.lake import Lake
 
-_EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "value", "event_time", "ingested_at")
+EVENT_COLUMNS = ("event_id", "user_id", "item_id", "event_type", "value", "event_time", "ingested_at")
 
 
 def read_history(lake: Lake, model: LoadedModel, user: str | int) -> History:
@@ -21,6 +21,6 @@ def read_history(lake: Lake, model: LoadedModel, user: str | int) -> History:
         pairs = lake.rows("interactions", ("item_id", "strength"), {"user_id": user})
     else:
         ids = pa.array([user], lake.schema("events").field("user_id").type)
-        events = lake.of_ids("events", _EVENT_COLUMNS, "user_id", ids)
+        events = lake.of_ids("events", EVENT_COLUMNS, "user_id", ids)
         pairs = PairEvents(events, model.config, model.span).interactions()
     return model.history(pairs["item_id"].cast(model.catalogue.ids.type), pairs["strength"].to_numpy())

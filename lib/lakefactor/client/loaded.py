@@ -28,6 +28,7 @@ from lakefactor.query.live_factors import live_side
 _COLUMNS = ("model_version", "config", "mean", "n_users", "made_from")
 
 Columns = NDArray[np.int32]
+NO_COLUMNS: Columns = np.empty(0, np.int32)
 
 
 class User(NamedTuple):
@@ -102,8 +103,7 @@ class LoadedModel:
     def popular(self, seen: Columns, rules: Recommend) -> pa.Table:
         """Return ``position, item_id, score``: the items with the most interactions under some rules."""
         allowed = allowed_items(self.catalogue, rules)
-        counts = self.catalogue.n_entries
-        columns = np.argsort(-counts, kind="stable").astype(np.int32)
+        counts, columns = self.catalogue.n_entries, self.by_popularity
         columns = columns[~np.isin(columns, seen)]
         columns = columns if allowed is None else columns[allowed[columns]]
         return self.ranked(columns[: rules.n], score=counts[columns[: rules.n]].astype(np.float32))
@@ -163,6 +163,11 @@ class LoadedModel:
         """Return ``position, item_id`` of columns in their order, and other numbers of theirs."""
         position = np.arange(1, len(columns) + 1, dtype=np.int32)
         return pa.table({"position": position, "item_id": self.catalogue.ids.take(pa.array(columns)), **others})
+
+    @cached_property
+    def by_popularity(self) -> Columns:
+        """All columns, those with the most interactions first."""
+        return np.argsort(-self.catalogue.n_entries, kind="stable").astype(np.int32)
 
     @cached_property
     def _top(self) -> TopItems:

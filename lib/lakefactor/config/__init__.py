@@ -13,6 +13,7 @@ from lakefactor.config.operation_sections import Evaluate, Explain, Forget, Main
 from lakefactor.config.record import HIDDEN, canonical_json, digest, recorded, without_secrets
 from lakefactor.config.section import Section
 from lakefactor.config.sections import Config
+from lakefactor.config.serve_section import Serve
 from lakefactor.config.stream_section import Stream
 from lakefactor.config.tune_section import Tune
 
@@ -32,6 +33,7 @@ __all__ = [
     "Quality",
     "Recommend",
     "Section",
+    "Serve",
     "Sgd",
     "Spark",
     "Stream",

@@ -38,7 +38,7 @@ def secrets() -> tuple[str, ...]:
     """Dotted names of the keys whose values are shown and recorded nowhere.
 
     >>> secrets()
-    ('stream.kafka_options',)
+    ('stream.kafka_options', 'serve.api_keys')
     """
     return tuple(key for key, schema in keys().items() if schema.get("secret"))
 

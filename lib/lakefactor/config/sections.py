@@ -16,6 +16,7 @@ from lakefactor.config.experiment_section import Experiment
 from lakefactor.config.model_sections import Feedback, Model, Sgd, Train
 from lakefactor.config.operation_sections import Evaluate, Explain, Forget, Maintain, Publish, Quality, Recommend
 from lakefactor.config.section import Section, refuse
+from lakefactor.config.serve_section import Serve
 from lakefactor.config.stream_section import Stream
 from lakefactor.config.tune_section import SEARCHED, Tune
 
@@ -43,6 +44,7 @@ class Config(Section):
     recommend: Recommend = Recommend()
     explain: Explain = Explain()
     stream: Stream = Stream()
+    serve: Serve = Serve()
     experiment: Experiment = Experiment()
     maintain: Maintain = Maintain()
     forget: Forget = Forget()

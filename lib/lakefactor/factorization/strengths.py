@@ -47,6 +47,14 @@ class Span:
         return cls(frozenset(record["types"]), record["oldest"], record["newest"])
 
 
+def settings_of(config: Config) -> dict[str, Any]:
+    """Return every setting that strengths depend on, JSON-able."""
+    settings: dict[str, Any] = {"feedback": config.feedback, "delete": config.ingest.delete_event_type}
+    if config.feedback == "implicit":
+        settings |= {"weights": config.ingest.event_weights, **config.interactions.model_dump()}
+    return settings
+
+
 class Strengths(NamedTuple):
     """Pairs that have an interaction, ascending, and the strength of each (float64)."""
 

@@ -6,15 +6,13 @@ ingested. A delete removes what came before it, and what came at the same moment
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import BaseModel, ConfigDict
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from lakefactor.config import Config
 from lakefactor.errors import InputError
-from lakefactor.factorization.strengths import MICROS_PER_DAY, Span
+from lakefactor.factorization.strengths import MICROS_PER_DAY, Span, settings_of
 from lakefactor.spark.commits import commit_metadata
 from lakefactor.spark.tables import Tables
 
@@ -72,7 +70,7 @@ def run(spark: SparkSession, config: Config) -> InteractionsResult:
     tables = Tables(spark, config.tables)
     version = tables.version("events")
     tables.ensure("interactions", *tables.id_types("events"))
-    made_from = {"events": tables.uid("events"), "events_version": version, "settings": _settings(config)}
+    made_from = {"events": tables.uid("events"), "events_version": version, "settings": settings_of(config)}
     recorded = commit_metadata(tables, "interactions")
     if recorded.get("made_from") != made_from or "span" not in recorded:
         events = tables.read("events", version)
@@ -95,14 +93,6 @@ def kept_pairs(events: DataFrame, config: Config) -> DataFrame:
     from which decay is measured: it scales all events of a pair alike.
     """
     return pairs_of(events, config, span_of(events)).where("kept").select(*PAIR)
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """Return every setting that the result depends on, JSON-able."""
-    settings: dict[str, Any] = {"feedback": config.feedback, "delete": config.ingest.delete_event_type}
-    if config.feedback == "implicit":
-        settings |= {"weights": config.ingest.event_weights, **config.interactions.model_dump()}
-    return settings
 
 
 def span_of(events: DataFrame) -> Span:

@@ -1,0 +1,67 @@
+"""The application: everything put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from threadpoolctl import threadpool_limits
+
+from lakefactor import __version__
+from lakefactor.config import Config
+from lakefactor.service import security
+from lakefactor.service.answering import Answering
+from lakefactor.service.gate import Gate
+from lakefactor.service.keeper import Keeper
+from lakefactor.service.metrics import Metrics
+from lakefactor.service.problems import handle_in
+from lakefactor.service.routes import questions, state
+from lakefactor.service.scans import Scans
+
+_ABOUT = """\
+The live model of lakefactor, from memory. Every answer names the `model_version` and micro-batch (`batch_id`) that it
+is of, and its `basis`. Errors are `{"error": ..., "detail": ...}`. Where keys are needed, they go into `X-API-Key`.
+"""
+
+
+def create_app(config: Config) -> FastAPI:
+    """Return the service as an ASGI application; it reads the tables from when it is started until it is stopped.
+
+    Parameters
+    ----------
+    config : Config
+        ``tables`` and ``serve``.
+
+    Raises
+    ------
+    ConfigError
+        ``tables.root`` is empty, or ``serve`` would let in everybody.
+    """
+    security.check(config.serve)
+    metrics, scans = Metrics(), Scans()
+    keeper = Keeper(config, metrics)
+
+    @asynccontextmanager
+    async def running(app: FastAPI) -> AsyncIterator[None]:
+        with threadpool_limits(config.serve.threads):
+            scans.start()
+            keeper.start()
+            yield
+            keeper.stop()
+            scans.stop()
+
+    app = FastAPI(
+        title="lakefactor",
+        version=__version__,
+        description=_ABOUT,
+        lifespan=running,
+        separate_input_output_schemas=False,
+    )
+    app.state.keeper = keeper
+    app.add_middleware(Gate, config=config.serve, keeper=keeper, metrics=metrics)
+    app.include_router(questions(Answering(keeper, scans, config.serve)))
+    app.include_router(state(keeper, metrics))
+    handle_in(app)
+    # A dashboard is mounted here, last: mount_dashboard(app, config)
+    return app
