@@ -51,7 +51,8 @@ def one_model(look: Look, path: Mapping[str, str], query: QueryParams) -> Page:
     """Return everything about one version."""
     if not look.exists("models"):
         return Page.empty("Models", "No model version has been trained yet.", command(look.config, "train"), 404)
-    version = named_version(look.config.tables, path["version"])
+    given = path["version"]
+    version = look.hold(("version", given), ["models", "live_model"], lambda: named_version(look.config.tables, given))
     found = look.hold(("model", version), (*MODEL_TABLES, "evaluations"), lambda: read_model_page(look.lake, version))
     decisions = [
         row

@@ -42,11 +42,7 @@ def page(look: Look, path: Mapping[str, str], query: QueryParams) -> Page:
         others = status.other_streams
         return Page("no_stream.html", {"name": name, "others": others}, 404 if query.get("stream") else 200)
     batches = sorted(look.rows("stream_ledger", _LEDGER, stream=name), key=lambda row: row["batch_id"])[-SHOWN_BATCHES:]
-    drift = sorted(
-        look.rows("drift", DRIFT_COLUMNS, stream=name),
-        key=lambda row: (row["detected_at"], row["segment"]),
-        reverse=True,
-    )
+    drift = sorted(look.rows("drift", DRIFT_COLUMNS, stream=name), key=lambda row: (-row["batch_id"], row["segment"]))
     rules = [*_publishes(batches), *_changes(drift)]
     context = {
         "status": status,

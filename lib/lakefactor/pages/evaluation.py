@@ -22,6 +22,8 @@ _COLUMNS = ("evaluation_id", "evaluated_at", "split", "interactions_version", "r
 _UNJUDGED = ("exposure_gini", "mean_popularity")
 """Metrics of which neither more nor less is better."""
 
+_SEGMENTS = (ALL_SEGMENT, "new_users", "light_users", "heavy_users", "popular_items", "tail_items")
+
 _MAIN = ("ndcg", "recall", "precision", "hit_rate", "map", "mrr", "auc", "rmse", "mae", "coverage", "exposure_gini",
          "mean_popularity")  # fmt: skip
 """What is shown first, in this order, at one cut-off."""
@@ -134,7 +136,7 @@ def newest_evaluation(lake: Lake, model_version: str) -> Evaluation | None:
         for (recommender, metric, segment), figure in figures.items()
         if recommender == "model"
     ]
-    comparisons.sort(key=lambda one: one.segment != ALL_SEGMENT)
+    comparisons.sort(key=lambda one: _SEGMENTS.index(one.segment) if one.segment in _SEGMENTS else len(_SEGMENTS))
     return Evaluation(newest["evaluated_at"], newest["split"], newest["interactions_version"], tuple(comparisons))
 
 

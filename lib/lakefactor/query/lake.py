@@ -84,7 +84,7 @@ class Lake:
     def state(self, table: str) -> tuple[str, int] | None:
         """Return identity and newest Delta version of `table`; None: it does not exist.
 
-        As long as both are the same, so are its rows. The list of its files is not read.
+        As long as both are the same, so are its rows.
 
         Raises
         ------
@@ -94,7 +94,7 @@ class Lake:
         try:
             if not DeltaTable.is_deltatable(self.uri(table)):
                 return None
-            opened = DeltaTable(self.uri(table), without_files=True)
+            opened = DeltaTable(self.uri(table))
             return str(opened.metadata().id), int(opened.version())
         except (DeltaError, OSError) as error:
             raise self._unreadable(table, error) from error
