@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from datetime import timedelta
 from itertools import pairwise
 from typing import Any
 
@@ -18,16 +17,14 @@ from lakefactor.pages.numbers import number, span, words
 
 SHOWN_BATCHES = 300
 SHOWN_DRIFT = 12
+SHOWN_STEPS = 3
 MEAN_OF = 10
 """Micro-batches of the running mean: one alone is of few events."""
 
 STALE_SECONDS = 3600
 """A stream whose last micro-batch is older is told of as not running."""
 
-_LEDGER = (
-    "stream", "batch_id", "model_version", "accepted", "read", "duplicates", "rejected", "metrics", "seconds",
-    "started_at", "finished_at", "newest_event_time",
-)  # fmt: skip
+_LEDGER = ("stream", "batch_id", "model_version", "accepted", "metrics", "seconds")
 
 Batches = list[dict[str, Any]]
 
@@ -118,14 +115,18 @@ def _volume(batches: Batches) -> Chart:
 
 
 def _seconds(batches: Batches) -> Chart:
-    total = [(float(row["batch_id"]), row["seconds"].get("total")) for row in batches]
-    waited = [
-        (float(row["batch_id"]), (row["finished_at"] - row["started_at"]) / timedelta(seconds=1)) for row in batches
+    """Return what a micro-batch takes, with the steps that take most."""
+    sums = Counter[str]()
+    for row in batches:
+        sums.update({name: seconds for name, seconds in row["seconds"].items() if name != "total"})
+    names = ["total", *(name for name, _ in sums.most_common(SHOWN_STEPS))]
+    series = [
+        Series(words(name), [(float(row["batch_id"]), row["seconds"].get(name)) for row in batches]) for name in names
     ]
     return line_chart(
         "Seconds of a micro-batch",
-        [Series("of work", total), Series("until its factors can be read", waited)],
-        description="From the arrival of events to factors that show them.",
+        series,
+        description="From its first row to factors that show it, and the steps that take most of that.",
         x_name="micro-batch",
         y_text=span,
         from_zero=True,

@@ -179,7 +179,7 @@ def line_chart(
         x_name,
         y_name,
         *_table(series, x_name or "x", at, y_text),
-        x_ticks=_across(across, x_labels, x_text),
+        x_ticks=_across(across, all(x % 1 == 0 for points in drawn for x, _ in points), x_labels, x_text),
         y_ticks=tuple(Tick(100 * (1 - up.place(y)), brief(y_text(y))) for y in up.ticks()),
         paths=tuple(
             path for n, line in enumerate(places) if style != "dots" for path in _paths(line, n, style == "area")
@@ -270,9 +270,9 @@ def shortened(label: str) -> str:
     return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
 
 
-def _across(across: Scale, labels: Sequence[tuple[float, str]], text: Text) -> tuple[Tick, ...]:
+def _across(across: Scale, whole: bool, labels: Sequence[tuple[float, str]], text: Text) -> tuple[Tick, ...]:
     if not labels:
-        return tuple(Tick(100 * across.place(x), brief(text(x))) for x in across.ticks())
+        return tuple(Tick(100 * across.place(x), brief(text(x))) for x in across.ticks(whole=whole))
     step = -(-len(labels) // 5)
     return tuple(Tick(100 * across.place(x), label) for x, label in labels[::step])
 

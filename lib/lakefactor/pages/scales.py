@@ -31,30 +31,34 @@ class Scale:
         low, high, at = (math.log(x) if self.logarithmic else x for x in (self.low, self.high, value))
         return (at - low) / (high - low)
 
-    def ticks(self, most: int = 5) -> list[float]:
-        """Return at most so many round values on the axis.
+    def ticks(self, most: int = 5, whole: bool = False) -> list[float]:
+        """Return at most so many round values on the axis, whole ones where that is asked for.
 
         >>> Scale(0, 1).ticks(), Scale(0.02, 0.083).ticks(), Scale(1, 3000, logarithmic=True).ticks()
         ([0.0, 0.25, 0.5, 0.75, 1.0], [0.02, 0.04, 0.06, 0.08], [1.0, 10.0, 100.0, 1000.0])
+        >>> Scale(0, 9).ticks(), Scale(0, 9).ticks(whole=True), Scale(1, 3).ticks(whole=True)
+        ([0.0, 2.5, 5.0, 7.5], [0.0, 5.0], [1.0, 2.0, 3.0])
         """
         if self.logarithmic:
             lowest, highest = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
             if highest > lowest:
                 every = math.ceil((highest - lowest + 1) / most)
                 return [10.0**power for power in range(lowest, highest + 1, every)]
-        step = round_step((self.high - self.low) / (most - 1))
+        step = round_step((self.high - self.low) / (most - 1), whole)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [float(f"{n * step:.12g}") for n in range(first, last + 1)]
 
 
-def round_step(least: float) -> float:
+def round_step(least: float, whole: bool = False) -> float:
     """Return the smallest of 1, 2, 2.5, 5 times a power of ten that is not below `least`, which is above 0.
 
-    >>> [round_step(value) for value in (0.25, 0.3, 7.0, 1.0)]
-    [0.25, 0.5, 10.0, 1.0]
+    >>> [round_step(value) for value in (0.25, 0.3, 7.0, 1.0)], round_step(2.1, whole=True)
+    ([0.25, 0.5, 10.0, 1.0], 5.0)
     """
+    least = max(least, 1.0) if whole else least
     power = 10.0 ** math.floor(math.log10(least))
-    return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= least * (1 - 1e-9))
+    steps = (step * power for step in (1, 2, 2.5, 5, 10))
+    return next(step for step in steps if step >= least * (1 - 1e-9) and not (whole and step % 1))
 
 
 def scale_of(values: Iterable[float], *, from_zero: bool = False, logarithmic: bool = False) -> Scale:
