@@ -63,23 +63,29 @@ def _one(side: Side, given: str, look: Look, query: QueryParams) -> Page:
         return _find(side, look, query)
     if look.live_version is None:
         return _unpublished(look, f"{side.capitalize()} {given}", 404)
+    kind = _type_of_ids(side, look)
+    try:
+        parse_id(given, kind, f"{side}_id of table {side}_factors")
+    except InputError as error:
+        return Page("unknown.html", {"side": side, "given": given, "close": [], "said": str(error)}, 404)
     try:
         if side == "item":
             return Page("item.html", look.hold(("item", given), _ITEM_TABLES, lambda: _item(look, given)))
         wants_similar = "similar" in query
-        return Page(
-            "user.html",
-            look.hold(("user", given, wants_similar), USER_TABLES, lambda: _user(look, given, wants_similar)),
-        )
+        key = ("user", given, wants_similar)
+        return Page("user.html", look.hold(key, USER_TABLES, lambda: _user(look, given, wants_similar)))
     except UnknownIdError:
         return _unknown(side, given, look)
-    except InputError as error:
-        if "64-bit" not in str(error) and "UTF-8" not in str(error):
-            raise
-        return Page("unknown.html", {"side": side, "given": given, "close": [], "said": str(error)}, 404)
 
 
 _ITEM_TABLES = (*MODEL_TABLES, "recommendations")
+
+
+def _type_of_ids(side: Side, look: Look) -> pa.DataType:
+    if side == "item":
+        return look.client().items.ids.type
+    table = "user_factors"
+    return look.hold("type of users", [table], lambda: look.lake.schema(table).field("user_id").type)
 
 
 def _unpublished(look: Look, title: str, status: int) -> Page:

@@ -7,7 +7,7 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from lakefactor.dashboard.overview import DECISION_COLUMNS, newest
+from lakefactor.dashboard.overview import DECISION_COLUMNS
 from lakefactor.dashboard.page import Page, command
 from lakefactor.dashboard.store import MODEL_TABLES, Look
 from lakefactor.pages.charts import Chart, Series, line_chart
@@ -42,7 +42,7 @@ def all_models(look: Look, path: Mapping[str, str], query: QueryParams) -> Page:
         "models": figures,
         "metric": metric,
         "chart": _over_time(figures[:SHOWN_VERSIONS], metric),
-        "decisions": newest(look, "decisions", DECISION_COLUMNS, "decided_at", SHOWN_DECISIONS),
+        "decisions": look.newest("decisions", DECISION_COLUMNS, "decided_at", SHOWN_DECISIONS),
     }
     return Page("models.html", context)
 
@@ -54,11 +54,7 @@ def one_model(look: Look, path: Mapping[str, str], query: QueryParams) -> Page:
     given = path["version"]
     version = look.hold(("version", given), ["models", "live_model"], lambda: named_version(look.config.tables, given))
     found = look.hold(("model", version), (*MODEL_TABLES, "evaluations"), lambda: read_model_page(look.lake, version))
-    decisions = [
-        row
-        for row in newest(look, "decisions", DECISION_COLUMNS, "decided_at", 10_000)
-        if row["model_version"] == version
-    ]
+    decisions = look.newest("decisions", DECISION_COLUMNS, "decided_at", SHOWN_DECISIONS, model_version=version)
     return Page("model.html", {"model": found, "metric": look.config.publish.metric, "decisions": decisions})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import chain
 from typing import Any, NamedTuple, TypeVar
 
 from starlette.datastructures import QueryParams
@@ -51,8 +52,8 @@ def page(look: Look, path: Mapping[str, str], query: QueryParams) -> Page:
         "live": _card(lambda: _live(look)),
         "evaluation": _card(lambda: _evaluation(look)),
         "stream": _card(lambda: status_of(look)),
-        "drift": _card(lambda: newest(look, "drift", DRIFT_COLUMNS, "detected_at")),
-        "decisions": _card(lambda: newest(look, "decisions", DECISION_COLUMNS, "decided_at")),
+        "drift": _card(lambda: look.newest("drift", DRIFT_COLUMNS, "detected_at", SHOWN)),
+        "decisions": _card(lambda: look.newest("decisions", DECISION_COLUMNS, "decided_at", SHOWN)),
         "runs": _card(lambda: _runs(look)),
     }
     failed = any(card.error for card in cards.values())
@@ -78,11 +79,6 @@ def status_of(look: Look, stream: str | None = None) -> stream_status.StreamStat
     name = stream or look.config.stream.name
     section = look.config.stream.model_copy(update={"name": name})
     return stream_status.status(look.config.model_copy(update={"stream": section}))
-
-
-def newest(look: Look, table: str, columns: tuple[str, ...], time: str, most: int = SHOWN) -> list[dict[str, Any]]:
-    """Return the newest rows of a table."""
-    return sorted(look.rows(table, columns), key=lambda row: row[time], reverse=True)[:most]
 
 
 def _card(make: Callable[[], T]) -> Card:
@@ -114,5 +110,5 @@ def _evaluation(look: Look) -> list[Comparison]:
 
 
 def _runs(look: Look) -> list[dict[str, Any]]:
-    rows = [row for row in look.rows("run_log", _RUN_COLUMNS) if row["phase"] in ("total", "failed")]
-    return sorted(rows, key=lambda row: row["logged_at"], reverse=True)[:SHOWN]
+    ends = [look.newest("run_log", _RUN_COLUMNS, "logged_at", SHOWN, phase=how) for how in ("total", "failed")]
+    return sorted(chain(*ends), key=lambda row: row["logged_at"], reverse=True)[:SHOWN]

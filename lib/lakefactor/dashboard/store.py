@@ -8,6 +8,8 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import pyarrow.compute as pc
+
 from lakefactor.client import Client
 from lakefactor.config import Config
 from lakefactor.query import Reader
@@ -126,6 +128,21 @@ class Look:
             [table],
             lambda: self.lake.rows(table, columns, where).to_pylist(maps_as_pydicts="lossy"),
         )
+
+    def newest(
+        self, table: str, columns: Sequence[str], by: str, most: int, **where: str | int
+    ) -> list[dict[str, Any]]:
+        """Return the rows with the largest values of a column, largest first; none where there is no table."""
+        if not self.exists(table):
+            return []
+
+        def read() -> list[dict[str, Any]]:
+            rows = self.lake.rows(table, columns, where)
+            order = pc.sort_indices(rows, [(by, "descending")])[:most]
+            found: list[dict[str, Any]] = rows.take(order).to_pylist(maps_as_pydicts="lossy")
+            return found
+
+        return self.hold(("newest", table, tuple(columns), by, most, tuple(sorted(where.items()))), [table], read)
 
 
 def live_row(lake: Lake) -> dict[str, Any] | None:

@@ -16,8 +16,8 @@ from lakefactor.pages.charts import Chart, Rule, Series, line_chart
 from lakefactor.pages.numbers import number, span, words
 
 SHOWN_BATCHES = 300
-SHOWN_DRIFT = 12
-SHOWN_STEPS = 3
+SHOWN_DRIFT, MARKED_DRIFT = 12, 500
+SHOWN_STEPS, SHOWN_REASONS = 3, 12
 MEAN_OF = 10
 """Micro-batches of the running mean: one alone is of few events."""
 
@@ -38,8 +38,9 @@ def page(look: Look, path: Mapping[str, str], query: QueryParams) -> Page:
     if status.batch_id is None:
         others = status.other_streams
         return Page("no_stream.html", {"name": name, "others": others}, 404 if query.get("stream") else 200)
-    batches = sorted(look.rows("stream_ledger", _LEDGER, stream=name), key=lambda row: row["batch_id"])[-SHOWN_BATCHES:]
-    drift = sorted(look.rows("drift", DRIFT_COLUMNS, stream=name), key=lambda row: (-row["batch_id"], row["segment"]))
+    batches = look.newest("stream_ledger", _LEDGER, "batch_id", SHOWN_BATCHES, stream=name)[::-1]
+    drift = look.newest("drift", DRIFT_COLUMNS, "batch_id", MARKED_DRIFT, stream=name)
+    drift.sort(key=lambda row: (-row["batch_id"], row["segment"]))
     rules = [*_publishes(batches), *_changes(drift)]
     context = {
         "status": status,
@@ -48,7 +49,6 @@ def page(look: Look, path: Mapping[str, str], query: QueryParams) -> Page:
         "volume": _volume(batches),
         "seconds": _seconds(batches),
         "drift": drift[:SHOWN_DRIFT],
-        "n_drift": len(drift),
         "rejects": _rejects(look),
     }
     return Page("stream.html", context)
@@ -135,5 +135,12 @@ def _seconds(batches: Batches) -> Chart:
 
 def _rejects(look: Look) -> list[tuple[str, int]]:
     """Return how many rows were refused for each reason, most first."""
-    counts = Counter(row["reason"] for row in look.rows("rejects", ("reason",)))
-    return counts.most_common(SHOWN_DRIFT)
+    if not look.exists("rejects"):
+        return []
+
+    def counted() -> list[tuple[str, int]]:
+        counts = look.lake.rows("rejects", ("reason",))["reason"].value_counts().to_pylist()
+        found = sorted(((row["values"], row["counts"]) for row in counts), key=lambda one: (-one[1], one[0]))
+        return found[:SHOWN_REASONS]
+
+    return look.hold("rejects", ["rejects"], counted)
