@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,10 +29,10 @@ def page(look: Look, path: Mapping[str, str], query: QueryParams) -> Page:
         return Page.empty("Experiments", said, command(look.config, "experiment start NAME"))
     results = look.rows("experiment_results", _RESULTS)
     tests = sorted(tests, key=lambda row: row["started_at"], reverse=True)
-    return Page("experiments.html", {"tests": [_told(test, results) for test in tests]})
+    return Page("experiments.html", {"tests": [_told(look, test, results) for test in tests]})
 
 
-def _told(test: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
+def _told(look: Look, test: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]:
     """Return a test with its newest analysis."""
     own = [row for row in results if row["experiment"] == test["experiment"]]
     newest = max(own, key=lambda row: (row["analysed_at"], row["analysis_id"]), default=None)
@@ -40,6 +41,7 @@ def _told(test: dict[str, Any], results: list[dict[str, Any]]) -> dict[str, Any]
     p_value = newest["sample_ratio_p_value"] if newest else None
     return test | {
         "rows": rows,
+        "analyse": command(look.config, f"experiment analyse {shlex.quote(test['experiment'])}"),
         "analysed_at": newest["analysed_at"] if newest else None,
         "sample_ratio": p_value,
         "is_skewed": p_value is not None and p_value < SAMPLE_RATIO_LEVEL,

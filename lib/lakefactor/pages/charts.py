@@ -115,7 +115,7 @@ class Chart:
     legend: tuple[tuple[int, str], ...] = ()
     is_rows: bool = False
     zero: float | None = None
-    """Where x is 0 in a chart of rows with negative values."""
+    """Where x is 0 in a chart of rows."""
 
     @property
     def key(self) -> str:
@@ -257,7 +257,7 @@ def row_chart(
         strokes=tuple(strokes),
         legend=((0, value_name), (-1, reference_name)) if reference_name else (),
         is_rows=True,
-        zero=100 * across.place(0) if across.low < 0 else None,
+        zero=100 * across.place(0),
     )
 
 

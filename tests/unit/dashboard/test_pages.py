@@ -200,11 +200,24 @@ def test_experiments_have_lift_intervals_and_the_check_of_the_sample(site):
     rows = table(answer, "Results of ranks")
     assert rows[0][1:5] == ["control", "500", "0.500", "–"]
     assert rows[1][1:6] == ["new", "400", "0.550", "10 %", "+0.0500"]
-    assert rows[1][6:] == ["0.0200 to 0.0800", "0.00100", "0.0100 to 0.0900", "better"]
+    assert rows[1][6:] == ["0.0200 to 0.0800", "0.00100", "0.0100 to 0.0900", "no verdict"]
     text = words_of(answer)
     assert "do not fit the shares (p = 0.000900)" in text
     assert "<i>not yet</i>" in text
-    assert "Not analysed yet" in text
+    assert "lakefactor experiment analyse '<i>not yet</i>' --config conf/local.toml" in text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"), [(0.01, 0.09, "better"), (-0.09, -0.01, "worse"), (-0.01, 0.09, "undecided")]
+)
+def test_the_verdict_goes_by_the_any_time_interval(root, low, high, verdict):
+    test = {"experiment": "t", "variants": [("a", "x"), ("b", "y")], "shares": [("a", 0.5), ("b", 0.5)], "control": "a"}
+    append(root, "experiments", [test])
+    result = {"experiment": "t", "analysis_id": "1", "metric": "outcome_per_user", "sample_ratio_p_value": 0.5}
+    other = {"variant": "b", "value": 0.5, "difference": 0.0, "any_time_low": low, "any_time_high": high}
+    append(root, "experiment_results", [result | {"variant": "a", "value": 0.5}, result | other])
+    rows = table(browser(root).get("/experiments"), "Results of t")
+    assert [row[-1] for row in rows] == ["–", verdict]
 
 
 def test_nothing_there_yet_says_what_to_do(root):
