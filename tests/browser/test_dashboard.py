@@ -216,12 +216,13 @@ def test_pictures(chromium, house):
     IMAGES.mkdir(exist_ok=True)
     with served(config) as address:
         for name, path in PICTURES.items():
-            with window(chromium, 1280) as page:
+            with window(chromium, 1100) as page:
+                page.set_viewport_size({"width": 1100, "height": 720})
                 page.goto(address + path)
                 if name == "user":
                     page.locator(".ids a").first.click()
                 if name == "model":
-                    page.locator("tbody th a").first.click()
+                    page.locator("tr", has_text="live").get_by_role("link").first.click()
                 page.screenshot(path=IMAGES / f"dashboard-{name}.png")
         with window(chromium, 360, "dark") as page:
             page.goto(address + PICTURES["overview"])

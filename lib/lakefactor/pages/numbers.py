@@ -52,11 +52,13 @@ def share(value: float | None) -> str:
 
 
 def brief(text: str) -> str:
-    """Return a number's text without zeros at its end, for an axis.
+    """Return a number's text as it fits beside an axis: without zeros at its end, millions as such.
 
-    >>> brief("0.250"), brief("2.50 %"), brief("1,000"), brief("1.00")
-    ('0.25', '2.5 %', '1,000', '1')
+    >>> brief("0.250"), brief("2.50 %"), brief("1,000"), brief("1.00"), brief("1,500,000"), brief("−2,000,000,000")
+    ('0.25', '2.5 %', '1,000', '1', '1.5M', '−2,000M')
     """
+    if found := re.fullmatch(rf"({MINUS}?)([\d,]+),(\d{{3}}),\d{{3}}", text):
+        return f"{found[1]}{found[2]}.{found[3]}".rstrip("0").rstrip(".") + "M"
     return re.sub(r"(\.\d*?)0+(?!\d)", lambda found: found[1].rstrip("."), text, count=1)
 
 
