@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-long lint format types layers docs test-faults bench-train bench-quality bench-stream bench-serve bench-month \
+.PHONY: help setup demo test test-long test-browser lint format types layers docs test-faults bench-train bench-quality bench-stream bench-serve bench-month \
 	soak-stream rapids airflow airflow-setup test-airflow test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
 
 PYTHON ?= python3
@@ -144,6 +144,9 @@ endif
 	@$(BIN)/python scripts/prepare_spark.py --java-home "$$(cat .venv/java-home)"
 	@touch $@
 	@echo "Ready. To call lakefactor or spark-submit yourself: source $(BIN)/activate"
+
+test-browser: setup .venv/browser ## test the dashboard and the report in Chromium, with axe (3 minutes; LAKEFACTOR_SCREENSHOTS=1 makes the pictures of the docs)
+	@$(RUN) $(TEST_THREADS) python -m pytest tests/browser $(ARGS)
 
 .venv/browser: constraints.txt | .venv/packages
 	@$(UV_INSTALL) --editable '.[browser]'

@@ -7,6 +7,7 @@ setup(
     package_dir={"": "lib", "lakefactor.schemas": "schemas"},
     package_data={
         "lakefactor": ["py.typed"],
+        "lakefactor.pages": ["style.css", "templates/*.html"],
         "lakefactor.schemas": ["*.yaml"],
         "lakefactor.spark": ["log4j2.properties"],
     },

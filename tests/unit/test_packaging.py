@@ -57,7 +57,8 @@ def test_the_wheel_holds_every_module_and_every_contract(wheel):
     modules = {path.relative_to(ROOT / "lib").as_posix() for path in (ROOT / "lib/lakefactor").rglob("*.py")}
     contracts = {f"lakefactor/schemas/{path.name}" for path in (ROOT / "schemas").glob("*.*")}
     shipped = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert shipped == modules | contracts | DATA_FILES
+    pages = {path.relative_to(ROOT / "lib").as_posix() for path in (ROOT / "lib/lakefactor/pages").rglob("*.[ch][st]*")}
+    assert shipped == modules | contracts | pages | DATA_FILES
     assert len([name for name in shipped if name.endswith(".yaml")]) > 0
 
 

@@ -14,6 +14,7 @@ from lakefactor.cli import query
 from lakefactor.cli.errors import NOT_CALLED_FOR, exit_statuses, reported
 from lakefactor.cli.options import ConfigFile, Debug, DryRun, ModelVersion, Overrides, Result
 from lakefactor.cli.output import print_json
+from lakefactor.cli.report import report
 from lakefactor.cli.running import run_job
 from lakefactor.config import load, without_secrets
 from lakefactor.config.toml import toml
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(query.app, name="query")
+app.command(epilog="Sections of the configuration in use: publish, tables.")(report)
 
 
 LIVE, NEWEST = "live", "newest"

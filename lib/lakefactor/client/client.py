@@ -13,7 +13,7 @@ from lakefactor.client.history import read_history
 from lakefactor.client.loaded import Columns, History, User, load_model
 from lakefactor.config import Recommend, Tables
 from lakefactor.errors import InputError, UnknownIdError
-from lakefactor.factorization.catalogue import matrix
+from lakefactor.factorization.catalogue import Catalogue, matrix
 from lakefactor.kernels import Ranker
 from lakefactor.query import Reader
 from lakefactor.query.ids import parse_id, quoted
@@ -67,6 +67,16 @@ class Client:
     def model_version(self) -> str:
         """The version that answers."""
         return self._model.model_version
+
+    @property
+    def batch_id(self) -> int:
+        """Last micro-batch that it has learned from; -1: none."""
+        return self._model.batch_id
+
+    @property
+    def items(self) -> Catalogue:
+        """Its items, ascending by id, with factors, biases and numbers of interactions."""
+        return self._model.catalogue
 
     def recommend(
         self,
@@ -260,8 +270,8 @@ class Client:
     def _columns(self, items: Iterable[Id]) -> Columns:
         """Return the columns of items; refuse those that the model does not know."""
         given = list(items)
-        ids = pa.array([self._parsed("item", item) for item in given], self._model.catalogue.ids.type)
-        columns = self._model.catalogue.columns_of(ids)
+        kind, where = self._model.catalogue.ids.type, "item_id of table item_factors"
+        columns = self._model.catalogue.columns_of(pa.array([parse_id(item, kind, where) for item in given], kind))
         if (columns < 0).any():
             stranger = given[int(np.flatnonzero(columns < 0)[0])]
             self._reader.factors(item=stranger, model_version=self.model_version)  # says what is near

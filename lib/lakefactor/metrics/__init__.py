@@ -9,7 +9,7 @@ from __future__ import annotations
 from lakefactor.metrics.auc import auc, auc_at_k
 from lakefactor.metrics.catalogue import coverage, exposure_gini, item_counts, mean_popularity, popularity_rank
 from lakefactor.metrics.ranking import RANK_METRICS, Hits, find_hits, rank_metrics
-from lakefactor.metrics.rating import ErrorSums, error_sums, mae, rmse
+from lakefactor.metrics.rating import ErrorSums, error_sums, mae, rmse, sign_of
 
 __all__ = [
     "RANK_METRICS",
@@ -27,4 +27,5 @@ __all__ = [
     "popularity_rank",
     "rank_metrics",
     "rmse",
+    "sign_of",
 ]

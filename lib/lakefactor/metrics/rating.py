@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from lakefactor.errors import ShapeError
 
+_LOWER_IS_BETTER = ("rmse", "mae")
+
 
 @dataclass(frozen=True)
 class ErrorSums:
@@ -85,3 +87,12 @@ def mae(predicted: NDArray[Any] | list[float], actual: NDArray[Any] | list[float
     1.0
     """
     return error_sums(predicted, actual).mae
+
+
+def sign_of(metric: str) -> int:
+    """Return 1 where more is better, else -1; a segment may follow after a dot.
+
+    >>> [sign_of(metric) for metric in ("ndcg_at_10", "rmse", "rmse.new_users")]
+    [1, -1, -1]
+    """
+    return -1 if metric.partition(".")[0] in _LOWER_IS_BETTER else 1

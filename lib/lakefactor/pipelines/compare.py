@@ -15,8 +15,9 @@ from rich.table import Table
 
 from lakefactor.config import Config
 from lakefactor.log import say, show
+from lakefactor.metrics import sign_of
 from lakefactor.pipelines import evaluate
-from lakefactor.pipelines.evaluations import Evaluation, Measured, evaluation, sign_of
+from lakefactor.pipelines.evaluations import Evaluation, Measured, evaluation
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.measuring import MODEL
 from lakefactor.spark.tables import Tables

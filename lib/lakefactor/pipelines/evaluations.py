@@ -14,7 +14,6 @@ from lakefactor.spark.tables import Tables
 from lakefactor.spark.tally import ALL
 
 LEVEL = 0.95
-_LOWER_IS_BETTER = ("rmse", "mae")
 
 FigureKey = tuple[str, str, str]
 """Recommender, segment and metric, as ``("model", "all", "ndcg_at_10")``."""
@@ -61,15 +60,6 @@ class Evaluation:
         """Return a figure over everyone; None where it was not measured."""
         found = self.figures.get((recommender, ALL, metric))
         return found.value if found else None
-
-
-def sign_of(metric: str) -> int:
-    """Return 1 where more is better, else -1; a segment may follow after a dot.
-
-    >>> [sign_of(metric) for metric in ("ndcg_at_10", "rmse", "rmse.new_users")]
-    [1, -1, -1]
-    """
-    return -1 if metric.partition(".")[0] in _LOWER_IS_BETTER else 1
 
 
 def evaluation(tables: Tables, evaluation_id: str) -> Evaluation:

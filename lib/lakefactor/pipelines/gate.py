@@ -10,8 +10,9 @@ from pyspark.sql import SparkSession
 
 from lakefactor.config import Config, Publish
 from lakefactor.errors import GateRefusedError
+from lakefactor.metrics import sign_of
 from lakefactor.pipelines.decisions import Decision, record
-from lakefactor.pipelines.evaluations import Evaluation, newest_evaluation, sign_of
+from lakefactor.pipelines.evaluations import Evaluation, newest_evaluation
 from lakefactor.pipelines.models import live_version, newest
 from lakefactor.spark.measuring import MODEL, POPULARITY
 from lakefactor.spark.tables import Tables

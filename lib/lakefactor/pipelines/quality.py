@@ -17,8 +17,8 @@ from pyspark.sql import SparkSession
 from lakefactor.config import Config, Stream
 from lakefactor.config.model_sections import Feedback
 from lakefactor.log import say
+from lakefactor.metrics import sign_of
 from lakefactor.pipelines import publish
-from lakefactor.pipelines.evaluations import sign_of
 from lakefactor.pipelines.models import live_row, newest
 from lakefactor.spark.tables import Tables
 

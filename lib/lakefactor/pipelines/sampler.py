@@ -10,7 +10,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from lakefactor.config import Tune
-from lakefactor.pipelines.evaluations import sign_of
+from lakefactor.metrics import sign_of
 from lakefactor.pipelines.search_space import Phase, values_of
 from lakefactor.pipelines.trials import Trial
 

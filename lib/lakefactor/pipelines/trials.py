@@ -10,7 +10,7 @@ from typing import Any
 
 from lakefactor.config import Config, changed
 from lakefactor.errors import InputError, TableError
-from lakefactor.pipelines.evaluations import sign_of
+from lakefactor.metrics import sign_of
 from lakefactor.spark.tables import Tables
 
 

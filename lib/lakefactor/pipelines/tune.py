@@ -26,8 +26,8 @@ from lakefactor.config import Config, canonical_json, digest
 from lakefactor.errors import InputError
 from lakefactor.factorization.snapshot_folder import Folder
 from lakefactor.log import say, show
+from lakefactor.metrics import sign_of
 from lakefactor.pipelines.evaluate import refuse_unfit_split
-from lakefactor.pipelines.evaluations import sign_of
 from lakefactor.pipelines.lease import held
 from lakefactor.pipelines.sampler import Sampler
 from lakefactor.pipelines.search_space import Phase, changes_of, coarse_phase, fine_phase, space_of, values_of

@@ -81,6 +81,24 @@ class Lake:
         """Return the newest Delta version of `table`."""
         return int(self.open(table).version())
 
+    def state(self, table: str) -> tuple[str, int] | None:
+        """Return identity and newest Delta version of `table`; None: it does not exist.
+
+        As long as both are the same, so are its rows.
+
+        Raises
+        ------
+        TableError
+            Its log cannot be read.
+        """
+        try:
+            if not DeltaTable.is_deltatable(self.uri(table)):
+                return None
+            opened = DeltaTable(self.uri(table))
+            return str(opened.metadata().id), int(opened.version())
+        except (DeltaError, OSError) as error:
+            raise self._unreadable(table, error) from error
+
     def schema(self, table: str) -> pa.Schema:
         """Return the Arrow schema of `table`."""
         return pa.schema(self.open(table).schema().to_arrow())
