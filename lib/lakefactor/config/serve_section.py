@@ -16,8 +16,9 @@ class Serve(Section):
     port: int = Field(8088, ge=0, le=65_535, description="Port to listen on; 0: a free one, which the log names.")
     api_keys: dict[str, str] = Field(
         default={},
-        description="Keys that callers give in the header `X-API-Key`, each by the name of who has it; 16 characters "
-        "or more. Empty: nobody needs one, and only this machine may ask. Their values are shown and recorded nowhere.",
+        description="Keys that callers give in the header `X-API-Key`, and people as a password, each by the name of "
+        "who has it; 16 characters or more. Empty: nobody needs one, and only this machine may ask. Their values are "
+        "shown and recorded nowhere.",
         json_schema_extra=SECRET,
     )
     insecure: bool = Field(
@@ -27,6 +28,7 @@ class Serve(Section):
         1000.0, description="Requests per second of a key (without keys: of an address) in the long run; 0: no limit."
     )
     burst: int = Field(2000, ge=1, description="Requests that a key may make at once.")
+    dashboard: bool = Field(True, description="Show pages for people at `/`.")
     unknown_user: Literal["popular", "refuse"] = Field(
         "popular", description="What a user gets whom the model does not know: the most popular items, or an error."
     )

@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Receive, Scope, Send
 from threadpoolctl import threadpool_limits
 
 from lakefactor import __version__
 from lakefactor.config import Config
+from lakefactor.dashboard import create_dashboard
 from lakefactor.service import security
 from lakefactor.service.answering import Answering
 from lakefactor.service.gate import Gate
@@ -63,5 +65,17 @@ def create_app(config: Config) -> FastAPI:
     app.include_router(questions(Answering(keeper, scans, config.serve)))
     app.include_router(state(keeper, metrics))
     handle_in(app)
-    # A dashboard is mounted here, last: mount_dashboard(app, config)
+    if config.serve.dashboard:
+        _answer_elsewhere(app, create_dashboard(config))
     return app
+
+
+def _answer_elsewhere(app: FastAPI, pages: ASGIApp) -> None:
+    """Let pages for people answer whatever is no path of the API; a mount would also take its wrong methods."""
+    missing = app.router.default
+
+    async def elsewhere(scope: Scope, receive: Receive, send: Send) -> None:
+        answer = missing if scope["type"] != "http" or scope["path"].startswith("/v1/") else pages
+        await answer(scope, receive, send)
+
+    app.router.default = elsewhere

@@ -60,9 +60,11 @@ class Gate:
         if scope["path"] not in OPEN:
             caller = scope["client"][0] if scope.get("client") else ""
             if self._keys.needed:
-                name = self._keys.name_of(headers.get(b"x-api-key", b""))
+                name = self._keys.caller(headers)
                 if name is None:
-                    return problem(401, "no_key", "give your key in the header X-API-Key")
+                    return problem(
+                        401, "no_key", "give your key in the header X-API-Key, or as the password of any user"
+                    )
                 caller = name
             if wait := self._rates.wait(caller):
                 detail = "there were too many requests; serve.requests_per_second and serve.burst are the limits"

@@ -53,7 +53,7 @@ def problem(status: int, error: str, detail: str, retry_after: float | None = No
     """Return an error as an answer."""
     headers = {} if retry_after is None else {"Retry-After": str(max(1, math.ceil(retry_after)))}
     if status == 401:
-        headers["WWW-Authenticate"] = "X-API-Key"
+        headers["WWW-Authenticate"] = 'Basic realm="lakefactor", charset="UTF-8"'
     body = orjson.dumps({"error": error, "detail": detail})
     return Response(body, status, headers, "application/json")
 

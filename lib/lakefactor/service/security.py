@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hmac
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from lakefactor.config import Serve
 from lakefactor.errors import ConfigError
@@ -53,10 +55,29 @@ class Keys:
         """Whether a caller needs one."""
         return bool(self._keys)
 
+    def caller(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """Return whose key a request bears: in ``X-API-Key``, or as the password that a browser asks a person for."""
+        return self.name_of(headers.get(b"x-api-key") or _password(headers.get(b"authorization", b"")))
+
     def name_of(self, given: bytes) -> str | None:
         """Return whose key it is, in a time that tells nothing of the others; None: nobody's."""
         found = [name for name, key in self._keys.items() if hmac.compare_digest(key, given)]
         return found[0] if found else None
+
+
+def _password(authorization: bytes) -> bytes:
+    """Return the password of HTTP's basic authentication (RFC 7617), empty where there is none.
+
+    >>> _password(b"Basic " + base64.b64encode(b"ann:secret")), _password(b"Bearer x")
+    (b'secret', b'')
+    """
+    scheme, _, credentials = authorization.partition(b" ")
+    if scheme.lower() != b"basic":
+        return b""
+    try:
+        return base64.b64decode(credentials, validate=True).partition(b":")[2]
+    except binascii.Error:
+        return b""
 
 
 class Rates:
