@@ -88,6 +88,8 @@ class Client:
         exclude_seen: bool = True,
         allow: Sequence[Id] = (),
         deny: Sequence[Id] = (),
+        categories: Sequence[str] = (),
+        rules: Recommend | None = None,
         unknown: Literal["refuse", "popular"] = "refuse",
     ) -> Answer:
         """Return the best items for a user, or for whoever has interacted with some items.
@@ -106,8 +108,14 @@ class Client:
             Leave out what the user has interacted with.
         allow, deny : sequence of items
             Recommend only these (empty: all), and none of those.
+        categories : sequence of str
+            Recommend only items of these categories (table `items`); empty: all.
+        rules : Recommend, optional
+            The section ``recommend`` of a configuration: caps, discount, diversity, and what the arguments above do not
+            give.
         unknown : {"refuse", "popular"}
-            What a user gets whom the model does not know: ``UnknownIdError``, or the most popular items.
+            What a user gets whom the model does not know: ``UnknownIdError``, or the most popular items, of the
+            categories if some are given.
 
         Returns
         -------
@@ -115,11 +123,7 @@ class Client:
             ``position`` (1 is best)``, item_id, score``; ties are in order of item id. The score of a popular item is
             its number of interactions.
         """
-        rules = Recommend(
-            n=_count(n),
-            allow_items=tuple(map(str, self._known(allow))),
-            deny_items=tuple(map(str, self._known(deny))),
-        )
+        rules = self._rules(rules or Recommend(), n, allow, deny, categories)
         model, basis = self._model, _basis(user, items)
         history = self._history(user, items) if basis == "items" or exclude_seen or without else NO_HISTORY
         left = history.without(self._columns(without))
@@ -129,7 +133,7 @@ class Client:
             row = self._user(user, refuse=unknown == "refuse")
         seen = history.columns if exclude_seen else NO_HISTORY.columns
         if row is None:
-            return self._answer(model.popular(seen, rules), "popular")
+            return self._answer(model.popular(seen, rules), "category" if rules.allow_categories else "popular")
         return self._answer(model.recommend(row, seen, rules), basis)
 
     def similar_items(self, item: Id, n: int = 10) -> Answer:
@@ -278,9 +282,20 @@ class Client:
             raise UnknownIdError(f"item {quoted(stranger)} is newer than what the client has read; refresh it")
         return columns
 
-    def _known(self, items: Sequence[Id]) -> Sequence[Id]:
-        self._columns(items)
-        return items
+    def _rules(
+        self, rules: Recommend, n: int, allow: Sequence[Id], deny: Sequence[Id], categories: Sequence[str]
+    ) -> Recommend:
+        """Return the rules of one list; refuse items and categories that nobody knows."""
+        given: dict[str, object] = {"n": _count(n)}
+        for key, items in (("allow_items", allow), ("deny_items", deny)):
+            self._columns(items)
+            given |= {key: tuple(map(str, items))} if items else {}
+        if categories:
+            given["allow_categories"] = tuple(categories)
+        rules = rules.model_copy(update=given)
+        if strange := self._model.unknown_categories((*rules.allow_categories, *rules.deny_categories)):
+            raise UnknownIdError(f"no item is of category {quoted(strange)}; 'lakefactor items' reads categories")
+        return rules
 
     def _history(self, user: Id | None, items: Items) -> History:
         """Return the interactions of a user, or those that a caller names."""

@@ -6,6 +6,7 @@ Users and items are rows and columns here; `client` knows their ids, and who is 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -108,6 +109,10 @@ class LoadedModel:
         columns = columns if allowed is None else columns[allowed[columns]]
         return self.ranked(columns[: rules.n], score=counts[columns[: rules.n]].astype(np.float32))
 
+    def unknown_categories(self, names: Sequence[str]) -> str | None:
+        """Return the first of some categories that no item has; None: each has some."""
+        return next((name for name in names if not self.catalogue.in_categories([name]).any()), None)
+
     def similar(self, column: int, n: int) -> pa.Table:
         """Return ``position, item_id, similarity``: the items most similar to that of a column."""
         (found,) = self._similar.of(np.array([column]), n)
@@ -203,13 +208,16 @@ def load_model(lake: Lake, version: str) -> LoadedModel:
         span = Span.recorded(json.loads(row["made_from"])["span"])
         span = replace(span, types=span.types | {config.ingest.delete_event_type})  # it may come yet
     batch_id = pc.max(items["batch_id"]).as_py()
+    catalogue = catalogue_of(items)
+    if lake.exists("items"):
+        catalogue = catalogue.with_categories(lake.rows("items", ("item_id", "category")))
     return LoadedModel(
         version,
         config,
         row["mean"],
         row["n_users"],
         span,
-        catalogue_of(items),
+        catalogue,
         -1 if batch_id is None else batch_id,
     )
 

@@ -46,7 +46,7 @@ class Answering:
 
     async def recommend(self, asked: RecommendQuestion) -> Answer:
         """Return the best items for a user, or for whoever has interacted with some items."""
-        self._check(asked.n, asked.items, asked.allow, asked.deny, asked.without)
+        self._check(asked.n, asked.items, asked.allow, asked.deny, asked.without, asked.categories)
         now = self._keeper.snapshot
         allow, deny, without = (columns_of(now, items) for items in (asked.allow, asked.deny, asked.without))
         basis, user, history = self._who(now, asked.user, asked.items)
@@ -55,10 +55,11 @@ class Answering:
         else:
             row = now.users.get(user)
         excluded = np.union1d(history.columns, deny) if asked.exclude_seen else np.unique(deny)
-        among = np.unique(allow) if len(allow) else None
+        among = _among(now, allow, asked.categories)
         if row is None:
             self._refuse_if_unknown(asked.user)
-            return _listed(now, "popular", now.popular(excluded, asked.n, among), "score")
+            basis = "category" if asked.categories else "popular"
+            return _listed(now, basis, now.popular(excluded, asked.n, among), "score")
         wanted = Wanted(row.factors, row.bias, excluded.astype(np.int32), asked.n)
         if among is not None:
             found = now.ranking.best_among(wanted, among)
@@ -145,6 +146,16 @@ def columns_of(now: Snapshot, items: Iterable[Id]) -> Columns:
         stranger = given[int(np.flatnonzero(columns < 0)[0])]
         raise UnknownIdError(f"item {quoted(stranger)} is not in model version {now.model.model_version}")
     return columns
+
+
+def _among(now: Snapshot, allow: Columns, categories: Sequence[str]) -> Columns | None:
+    """Return the columns that may be recommended, ascending; None: all."""
+    if strange := now.model.unknown_categories(categories):
+        raise UnknownIdError(f"no item is of category {quoted(strange)}")
+    if not categories:
+        return np.unique(allow) if len(allow) else None
+    inside = np.flatnonzero(now.model.catalogue.in_categories(categories)).astype(np.int32)
+    return np.intersect1d(inside, allow) if len(allow) else inside
 
 
 def _history(now: Snapshot, items: Sequence[Interaction]) -> History:

@@ -43,6 +43,7 @@ class RecommendQuestion(_Question):
     n: int = Field(10, ge=1, description="Longest list; at most `serve.max_n`.")
     allow: list[ItemId] = Field([], description="Only these; empty: all.")
     deny: list[ItemId] = Field([], description="None of these.")
+    categories: list[StrictStr] = Field([], description="Only items of these categories; empty: all.")
     without: list[ItemId] = Field([], description="As if the user had not interacted with these.")
     exclude_seen: bool = Field(True, description="Leave out what the user has interacted with.")
 
@@ -75,7 +76,7 @@ class _Answer(BaseModel):
     batch_id: int = Field(description="Last micro-batch that the version had learned from; -1: none.")
     basis: Basis = Field(
         description="What it goes by: the user's factors, factors folded in from `items`, an `item`'s factors, or what "
-        "is `popular` since the model does not know the user."
+        "is `popular`, in all or in the `category` that was asked for, since the model does not know the user."
     )
 
 

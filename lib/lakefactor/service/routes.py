@@ -52,11 +52,11 @@ def questions(answering: Answering) -> APIRouter:
         allow: Items = [],  # noqa: B006  (FastAPI copies it)
         deny: Items = [],  # noqa: B006
         without: Items = [],  # noqa: B006
+        category: Items = [],  # noqa: B006
     ) -> Response:
         """Return the best items for a user that the model knows; others get what `serve.unknown_user` says."""
-        asked = RecommendQuestion.model_construct(
-            user=user, items=[], n=n, allow=[*allow], deny=[*deny], without=[*without], exclude_seen=exclude_seen
-        )
+        lists: dict[str, Any] = {"allow": [*allow], "deny": [*deny], "without": [*without], "categories": [*category]}
+        asked = RecommendQuestion.model_construct(user=user, items=[], n=n, exclude_seen=exclude_seen, **lists)
         return json_response(await answering.recommend(asked))
 
     @router.post("/recommend", response_model=Recommendations, summary="Recommend items, with lists in the body")

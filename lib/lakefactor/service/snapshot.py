@@ -122,5 +122,13 @@ def _merged(catalogue: Catalogue, rows: Catalogue, is_new: NDArray[np.bool_]) ->
         np.concatenate([catalogue.factors, rows.factors[is_new]])[order],
         np.concatenate([catalogue.bias, rows.bias[is_new]])[order],
         np.concatenate([catalogue.n_entries, rows.n_entries[is_new]])[order],
+        _with_unknown(catalogue.categories, int(is_new.sum()), order),
     )
     return merged, invert(order)[: len(catalogue.ids)]
+
+
+def _with_unknown(categories: pa.Array | None, n: int, order: NDArray[np.int64]) -> pa.Array | None:
+    """Return categories of the items and of n new ones, of which none is known, in a new order."""
+    if categories is None:
+        return None
+    return pa.concat_arrays([categories, pa.nulls(n, categories.type)]).take(pa.array(order))

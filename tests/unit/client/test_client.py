@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from lakefactor.client import Client
-from lakefactor.config import Config, canonical_json, changed
+from lakefactor.config import Config, Recommend, canonical_json, changed
 from lakefactor.errors import InputError, TableError, UnknownIdError
 from lakefactor.factorization.equation import Equation
 from lakefactor.factorization.strengths import Span
@@ -144,6 +144,24 @@ def test_an_event_that_was_deleted_is_not_seen(house):
 def test_rules_of_the_moment(house):
     allowed = house.client.recommend("u1", 99, allow=["i4", "i1", "i7"], deny=["i7"]).to_pylist()
     assert [row["item_id"] for row in allowed] == ["i4"]  # i1 is seen
+
+
+def test_categories_and_the_rules_of_a_configuration(house, write, root):
+    kinds = {item: "abc"[n % 3] for n, item in enumerate(ITEMS[:-1])}
+    write("items", [{"item_id": item, "category": kind} for item, kind in kinds.items()])
+    client = Client(str(root))
+    listed = client.recommend("u1", 99, categories=["b"]).to_pylist()
+    assert [row["item_id"] for row in listed] == [
+        row["item_id"] for row in client.recommend("u1", 99).to_pylist() if kinds.get(row["item_id"]) == "b"
+    ]
+    capped = client.recommend("u1", 99, rules=Recommend(max_per_category=1)).to_pylist()
+    assert sorted(kinds.get(row["item_id"], "") for row in capped) == ["", "a", "b", "c"]
+    segment = client.recommend("u77", 2, categories=["c"], unknown="popular")
+    order = sorted((i for i in range(len(ITEMS) - 1) if i % 3 == 2), key=lambda i: -house.n_entries[i])[:2]
+    assert segment.to_pylist() == house.listed(order, score=house.n_entries)
+    assert segment.basis == "category"
+    with pytest.raises(UnknownIdError, match="no item is of category 'z'"):
+        client.recommend("u1", categories=["z"])
 
 
 def test_without_an_item_it_is_as_if_the_user_had_never_met_it(house):

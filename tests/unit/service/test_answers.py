@@ -7,6 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from lakefactor.client import Client
 from lakefactor.config import Config, changed
 from lakefactor.service.ranking import TOGETHER, Ranking, Wanted
 from lakefactor.service.scans import Scans
@@ -156,3 +157,20 @@ def test_an_index_is_never_behind_the_items_that_changed(warehouse):
     assert [new.ids[int(column)].as_py() for column in found.columns] == ["a new one", "i0007"]
     assert new.ids.to_pylist() == sorted([*ids.to_pylist(), "a new one"])
     assert index.updated(place, fresh).staleness == pytest.approx(2 / 2000)
+
+
+def test_categories_rule_lists_and_are_what_unknown_users_are_asked_for(warehouse, serving):
+    kinds = {item: "abc"[place % 3] for place, item in enumerate(warehouse.item_ids)}
+    warehouse.write("items", [{"item_id": item, "category": kind} for item, kind in kinds.items()])
+    client = Client(str(warehouse.root))
+    with serving(warehouse) as service:
+        for user in ("u0", "nobody"):
+            found = service.get("/v1/recommend", params={"user": user, "category": ["a", "c"], "n": 99}).json()
+            expected = client.recommend(user, 99, categories=["a", "c"], unknown="popular")
+            assert [row["item_id"] for row in found["items"]] == expected.rows["item_id"].to_pylist()
+            assert {kinds[row["item_id"]] for row in found["items"]} == {"a", "c"}
+            assert found["basis"] == expected.basis == ("user" if user == "u0" else "category")
+        body = {"user": "u0", "categories": ["b"], "allow": warehouse.item_ids[:6]}
+        listed = service.post("/v1/recommend", json=body).json()["items"]
+        assert {row["item_id"] for row in listed} <= {i for i in warehouse.item_ids[:6] if kinds[i] == "b"}
+        assert service.get("/v1/recommend", params={"user": "u0", "category": "z"}).status_code == 404
