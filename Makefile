@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-long test-browser lint format types layers docs test-faults bench-train bench-quality bench-stream bench-serve bench-month \
+.PHONY: help setup demo test test-long test-browser lint format types layers docs test-faults bench-train bench-quality bench-stream bench-recommend bench-serve bench-month \
 	soak-stream rapids airflow airflow-setup test-airflow test-rapids kafka-jars kafka-up kafka-down test-kafka pins ci clean
 
 PYTHON ?= python3
@@ -78,6 +78,9 @@ soak-stream: setup ## a stream at a steady rate for half an hour, with a publish
 
 bench-month: setup ## a month with two shifts of taste: trained nightly, streamed, and both (ARGS="--days 6 --shifts 3 --out FILE" is a trial)
 	@$(RUN) $(TEST_THREADS) python benchmarks/month.py $(ARGS)
+
+bench-recommend: setup ## top-100 of 100k users among 50k items beside MLlib and implicit (20 minutes; ARGS="--users 5000" is a trial)
+	@$(RUN) OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/recommend.py $(ARGS)
 
 bench-serve: setup ## the HTTP service at 200 requests a second, a publish under load, recall of the index (5 minutes)
 	@$(RUN) OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python benchmarks/serve.py $(ARGS)

@@ -101,6 +101,10 @@ def run(spark: SparkSession, config: Config, events: Path | None = None) -> Demo
         streamed = _stream(spark, config, tables, trained.model_version, planted)
     say(f"\nThe tables are in {config.tables.root or config.tables.catalog}; ask for more, without Spark, by")
     say(f"  lakefactor query --help    (and --set tables.root={config.tables.root})")
+    if published and config.tables.root:
+        say("See models, users and items as pages, and ask over HTTP, by")
+        say(f"  lakefactor serve --set tables.root={config.tables.root}")
+        say(f"and open http://{config.serve.host}:{config.serve.port}/")
     return DemoResult(
         warehouse=config.tables.root or config.tables.catalog,
         events=ingested.read,

@@ -45,7 +45,7 @@ def serve(config: Config) -> None:
     )
     with listening:
         host, port = listening.getsockname()[:2]
-        log("listening", host=host, port=port)
+        log("listening", host=host, port=port, pages=f"http://{host}:{port}/" if config.serve.dashboard else None)
         server.run(sockets=[listening])
 
 
