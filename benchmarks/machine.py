@@ -32,3 +32,9 @@ def machine(libraries: Sequence[str]) -> dict[str, Any]:
         "libraries": {name: version(name) for name in libraries},
         "at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def measured(machine: dict[str, Any], more: str = "") -> str:
+    """Return when and on what something was measured, as a sentence."""
+    load = f"{machine['load_average'][0]:.1f} before and {machine['load_average_after'][0]:.1f} after"
+    return f"Measured {machine['at']} on {machine['cpu']}, {machine['cores']} cores{more}, load average {load}."

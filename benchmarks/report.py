@@ -11,10 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from machine import measured
+from report_reading import recommended, served
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "results.md"
 SCALING = ROOT / "docs" / "scaling.md"
-MONTH = ROOT / "benchmarks" / "results" / "month.json"
 MARKS = "<!-- measured: made by make docs -->\n", "<!-- end of measured -->\n"
 LOWER_IS_BETTER = ("rmse", "mae")
 SPLITS = {
@@ -45,7 +47,9 @@ def page() -> str:
             *_stream(results("stream")),
             *_soak(results("stream_soak")),
             *_stream_quality(results("stream_quality")),
-            *(_month(results("month")) if MONTH.exists() else []),
+            *_month(results("month")),
+            *recommended(results("recommend")),
+            *served(results("serve")),
         ]
     )
 
@@ -127,7 +131,7 @@ def _engine(record: dict[str, Any]) -> list[str]:
         lines += [
             f"### {TITLES[name]}",
             "",
-            _measured(part["machine"], f", {part['repeats']} repetitions"),
+            measured(part["machine"], f", {part['repeats']} repetitions"),
             "",
             *SECTIONS[name](part),
             "",
@@ -225,7 +229,7 @@ def _stream(record: dict[str, Any]) -> list[str]:
         f"items in the table, a published model of rank {problem['rank']}, local[{problem['cores']}]; files of new "
         "events arrive one after the other. Seconds are from arrival to factors that can be read; events/s are by "
         f"the whole micro-batch. {problem['batches']} micro-batches of each size after a first that is left out. "
-        + _measured(record["machine"]),
+        + measured(record["machine"]),
         "",
         "| rules (users, items) | events | p50 s | p95 s | events/s | MB written | Spark jobs |",
         "|---|---|---|---|---|---|---|",
@@ -281,7 +285,7 @@ def _soak(record: dict[str, Any]) -> list[str]:
         f"`make soak-stream`: {problem['batch']} events every {problem['every']} s for {problem['minutes']} minutes, "
         f"and {found['repeated'] / found['arrived']:.0%} of them again, after {problem['events']:,} events; half-way "
         f"another version is trained and published in the same Spark session, on the same {problem['cores']} cores. "
-        + _measured(record["machine"]),
+        + measured(record["machine"]),
         "",
         "| quarter | lag, s: median, largest | lag, events: median, largest | memory of Python, MB | of the JVM, MB |",
         "|---|---|---|---|---|",
@@ -338,7 +342,7 @@ def _month(record: dict[str, Any]) -> list[str]:
         "tastes with one another. `nightly` trains every midnight, `stream` learns as events arrive and never trains, "
         "`stream_drift` trains where the pipeline `quality` asks for it. NDCG@10 is measured before each third of a "
         "day is learned, on the same users' new items for all; seconds are those in pipelines. Settings: "
-        f"{', '.join(f'`{one}`' for one in problem['settings'])}; else the defaults. " + _measured(record["machine"]),
+        f"{', '.join(f'`{one}`' for one in problem['settings'])}; else the defaults. " + measured(record["machine"]),
         "",
         "![NDCG@10 per day of each way, with its trainings](images/month.svg)",
         "",
@@ -355,11 +359,6 @@ def _month(record: dict[str, Any]) -> list[str]:
             f"| {sum(arm['seconds'].values()):.0f} ({seconds}) |"
         )
     return [*lines, ""]
-
-
-def _measured(machine: dict[str, Any], more: str = "") -> str:
-    load = f"{machine['load_average'][0]:.1f} before and {machine['load_average_after'][0]:.1f} after"
-    return f"Measured {machine['at']} on {machine['cpu']}, {machine['cores']} cores{more}, load average {load}."
 
 
 def _spread(middle: float, values: Sequence[float]) -> str:
@@ -437,5 +436,4 @@ if __name__ == "__main__":
     engine = results("train")
     if "data" in engine.get("time_to_quality", {}):
         plot(engine["time_to_quality"])
-    if MONTH.exists():
-        plot_month(results("month"))
+    plot_month(results("month"))
