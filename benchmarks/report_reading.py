@@ -14,7 +14,7 @@ def recommended(record: dict[str, Any]) -> list[str]:
         "## Lists of all users",
         "",
         f"`make bench-recommend`: top-{problem['n']} of {problem['users']:,} users among {problem['items']:,} items, "
-        f"rank {problem['rank']}. In one process by {problem['cores']} threads, medians of {problem['repeats']} in turn; "
+        f"rank {problem['rank']}. In one process, {problem['cores']} threads, medians of {problem['repeats']} in turn; "
         f"as a Spark job, of {problem['mllib_users']:,} of the users for both, since MLlib takes so long. "
         + measured(record["machine"]),
         "",

@@ -33,6 +33,7 @@ MODELS = ["implicit", "ials", "explicit", "weighted explicit"]
 SOLVERS = ["cholesky", "cg", "subspace", "nonnegative"]
 RANKS = [1, 2, 3, 7, 16, 33, 64, 65, 128]
 seeds = st.integers(0, 2**32 - 1)
+backends = st.sampled_from(["numba", "torch"])
 repeatable = settings(deadline=None, derandomize=True, max_examples=40)
 CG_NOISE = 5e-6  # its short recurrences lose more than a factorization does
 
@@ -380,8 +381,8 @@ def test_top_k_equals_a_plain_sort(b, m, k, seed):
 
 
 @repeatable
-@given(st.integers(1, 5), st.integers(1, 80), st.integers(1, 12), st.integers(1, 90), st.booleans(), seeds)
-def test_a_ranking_equals_a_plain_sort_of_the_unseen(b, m, n, block, cosine, seed):
+@given(st.integers(1, 5), st.integers(1, 80), st.integers(1, 12), st.integers(1, 90), st.booleans(), backends, seeds)
+def test_a_ranking_equals_a_plain_sort_of_the_unseen(b, m, n, block, cosine, backend, seed):
     rng = np.random.default_rng(seed)
     # Small whole numbers: sums are exact, and there are many ties.
     users, items = rng.integers(-2, 3, (b, 4)).astype(np.float32), rng.integers(-2, 3, (m, 4)).astype(np.float32)
@@ -390,14 +391,15 @@ def test_a_ranking_equals_a_plain_sort_of_the_unseen(b, m, n, block, cosine, see
     scores = scores_of(users, items, own, bias, cosine)
     scores[seen | ~allowed] = -np.inf
     rows = np.concatenate([[0], np.cumsum(seen.sum(axis=1))]), np.nonzero(seen)[1].astype(np.int32)
-    found, columns = Ranker(items, bias, cosine=cosine, block_rows=block).top(users, n, rows, bias=own, allowed=allowed)
+    ranker = Ranker(items, bias, cosine=cosine, block_rows=block, backend=backend)
+    found, columns = ranker.top(users, n, rows, bias=own, allowed=allowed)
     assert columns.tolist() == sorted_best(scores, n)
     assert found.dtype == np.float32
 
 
 @repeatable
-@given(st.integers(1, 4), st.integers(40, 400), st.integers(1, 6), st.integers(1, 400), st.booleans(), seeds)
-def test_a_ranking_by_scores_that_float32_products_confuse_is_still_exact(b, m, n, block, cosine, seed):
+@given(st.integers(1, 4), st.integers(40, 400), st.integers(1, 6), st.integers(1, 400), st.booleans(), backends, seeds)
+def test_a_ranking_by_scores_that_float32_products_confuse_is_still_exact(b, m, n, block, cosine, backend, seed):
     """Many items that are equal, or nearly so, and more of them than candidates."""
     rng = np.random.default_rng(seed)
     few = rng.normal(size=(3, 33))
@@ -406,7 +408,8 @@ def test_a_ranking_by_scores_that_float32_products_confuse_is_still_exact(b, m, 
     bias = np.zeros(m, np.float32)
     nothing = np.zeros(b + 1, np.int64), np.empty(0, np.int32)
     scores = scores_of(users, items, own, bias, cosine)
-    found, columns = Ranker(items, bias, cosine=cosine, block_rows=block).top(users, n, nothing, bias=own)
+    ranker = Ranker(items, bias, cosine=cosine, block_rows=block, backend=backend)
+    found, columns = ranker.top(users, n, nothing, bias=own)
     assert columns.tolist() == sorted_best(scores, n)
     np.testing.assert_array_equal(found, np.take_along_axis(scores, columns.astype(np.int64), axis=1))
 

@@ -134,6 +134,11 @@ class Recommend(Section):
         "the best 5 n (maximal marginal relevance). 0: by score.",
     )
     similar_n: int = Field(20, ge=0, le=10_000, description="Similar items kept per item; 0 leaves the table alone.")
+    backend: Literal["auto", "numba", "torch"] = Field(
+        "auto",
+        description="Products of factors: by `numba` on the CPU, by `torch` on a GPU (or a CPU), or, `auto`, by torch "
+        "where the task has a GPU. The lists are the same.",
+    )
     user_block_rows: int = Field(256, ge=1, le=1_000_000, description="Users scored in one matrix product (rows).")
     item_block_rows: int = Field(2048, ge=1, le=10_000_000, description="Items scored in one matrix product (rows).")
 

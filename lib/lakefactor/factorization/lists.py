@@ -36,12 +36,14 @@ class TopItems:
     mean : float
         Global mean that is part of a predicted rating (0 for implicit models).
     config : Recommend
-        ``n``, the rules, block sizes.
+        ``n``, the rules, backend and block sizes.
+    device : str
+        Torch's name of the device for products: ``cpu``, or ``cuda:<n>``.
     """
 
-    def __init__(self, catalogue: Catalogue, mean: float, config: Recommend) -> None:
-        self._catalogue, self._mean = catalogue, mean
-        self._plain = Ranker(catalogue.factors, catalogue.bias, block_rows=config.item_block_rows)
+    def __init__(self, catalogue: Catalogue, mean: float, config: Recommend, device: str = "cpu") -> None:
+        self._catalogue, self._mean, self._device = catalogue, mean, device
+        self._plain = self._ranker_with(catalogue.bias, config)
         self._follow(config)
 
     def under(self, config: Recommend) -> TopItems:
@@ -56,7 +58,16 @@ class TopItems:
         if config.popularity_discount:
             discount = config.popularity_discount * np.log1p(catalogue.n_entries)
             bias = (catalogue.bias - discount).astype(np.float32)
-            self._ranker = Ranker(catalogue.factors, bias, block_rows=config.item_block_rows)
+            self._ranker = self._ranker_with(bias, config)
+
+    def _ranker_with(self, bias: NDArray[np.float32], config: Recommend) -> Ranker:
+        return Ranker(
+            self._catalogue.factors,
+            bias,
+            block_rows=config.item_block_rows,
+            backend=config.backend,
+            device=self._device,
+        )
 
     def scores(self, user: NDArray[np.float32], bias: float, columns: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return a user's scores of some columns of the catalogue, float32, whatever the rules."""

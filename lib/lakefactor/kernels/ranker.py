@@ -6,7 +6,7 @@ client or a database. The products that find the candidates are float32 and roun
 
 from __future__ import annotations
 
-from functools import cached_property
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from lakefactor.errors import ShapeError
-from lakefactor.kernels.topk import Ranked, empty, no_candidates, offer, place, ranked
+from lakefactor.kernels._blocked import BlockedCandidates, Seen
+from lakefactor.kernels.backends import Backend
+from lakefactor.kernels.topk import Ranked, empty, place
 
 SPARE = 32
 """Candidates beyond n, so that the rounding of products rarely leaves a doubt about the n-th."""
@@ -36,11 +38,16 @@ class Ranker:
         Score by x'y / (|x| |y|) instead of x'y, 0 where either is zero.
     block_rows : int
         Items scored at a time: memory is 4 * b * block_rows bytes for b users.
+    backend, device : str
+        Where products are made, as for `backends.prepare`: ``auto`` is torch where ``device`` is another than the CPU.
+        The result is the same.
 
     Raises
     ------
     ShapeError
         The arrays disagree.
+    SetupError
+        torch has no such device here.
 
     Examples
     --------
@@ -57,6 +64,8 @@ class Ranker:
         *,
         cosine: bool = False,
         block_rows: int = 2048,
+        backend: Backend = "auto",
+        device: str = "cpu",
     ) -> None:
         m = len(items)
         if (bias is not None and len(bias) != m) or block_rows < 1:
@@ -64,20 +73,24 @@ class Ranker:
         lengths = _lengths(items)
         self._items = np.ascontiguousarray(items, np.float32)
         self._bias = bias
-        self._cosine, self._block_rows = cosine, block_rows
+        self._cosine = cosine
         self._scale = _inverse(lengths) if cosine else np.ones(m)
-        # Long items first: scores that nothing later can reach are found early, and the rest of the items is not read.
-        self._order = np.arange(m) if cosine else np.argsort(-lengths, kind="stable")
-        self._left = _scaled(self._items, self._scale) if cosine else self._items[self._order]
-        self._blocks = _blocks(
-            np.ones(m) if cosine else lengths[self._order], _or_zeros(bias, m)[self._order], block_rows
-        )
+        left = _scaled(self._items, self._scale) if cosine else self._items
+        reach = np.ones(m) if cosine else lengths
+        self._longest = float(reach.max(initial=0.0))
+        self._largest_bias = 0.0 if bias is None else float(np.abs(bias).max(initial=0.0))
+        if backend == "numba" or (backend == "auto" and device == "cpu"):
+            self._candidates: Callable[..., Ranked] = BlockedCandidates(left, reach, bias, block_rows)
+        else:
+            from lakefactor.kernels.torch_candidates import TorchCandidates  # torch takes seconds to import
+
+            self._candidates = TorchCandidates(left, bias, device)
 
     def top(
         self,
         users: NDArray[np.float32],
         n: int,
-        seen: tuple[NDArray[np.int64], NDArray[np.int32]],
+        seen: Seen,
         *,
         bias: NDArray[np.float64] | None = None,
         allowed: NDArray[np.bool_] | None = None,
@@ -127,8 +140,7 @@ class Ranker:
         pairs = self._pairs(users, bias)
         left = _scaled(users, pairs.user_scale) if self._cosine else users
         reach = np.ones(b) if self._cosine else _lengths(users)
-        longest, largest_bias = (self._blocks[0].longest, self._blocks[0].largest_bias) if m else (0.0, 0.0)
-        doubt = (users.shape[1] + 4) * UNIT * (reach * longest + largest_bias)
+        doubt = (users.shape[1] + 4) * UNIT * (reach * self._longest + self._largest_bias)
         candidates = self._candidates(left, n + SPARE, seen, allowed, reach, doubt)
         best = empty(b, n)
         _settle(
@@ -167,81 +179,6 @@ class Ranker:
         own, of_items = (_or_zeros(extra, n) for extra, n in ((bias, b), (self._bias, m)))
         return _Pairs(users, self._items, own, of_items, scale, self._scale)
 
-    def _candidates(
-        self,
-        users: NDArray[np.float32],
-        n: int,
-        seen: tuple[NDArray[np.int64], NDArray[np.int32]],
-        allowed: NDArray[np.bool_] | None,
-        reach: NDArray[np.float64],
-        doubt: NDArray[np.float64],
-    ) -> Ranked:
-        """Return the best items by products in float32, without the users' biases.
-
-        A block is left out for users whose n-th best it cannot reach: |x'y| <= |x| |y|.
-        """
-        kept, everyone = no_candidates(len(users), n), np.arange(len(users))
-        indptr, indices = self._in_order(seen)
-        cursor = np.array(indptr[:-1], np.int64)
-        may = None if allowed is None else allowed[self._order]
-        for block in self._blocks:
-            rows = np.flatnonzero(kept.worst < reach * block.longest + block.largest_bias + doubt)
-            if not len(rows):
-                break
-            some = slice(block.start, block.stop)
-            scores = (users if len(rows) == len(everyone) else users[rows]) @ self._left[some].T
-            if self._bias is not None:
-                scores += block.bias
-            if may is not None:
-                scores[:, ~may[some]] = -np.inf
-            _leave_out(scores, rows, block.start, indptr, indices, cursor)
-            offer(scores, rows, block.start, n, kept)
-        scores, positions = ranked(kept, n)
-        if not len(self._order):
-            return scores, positions
-        return scores, np.where(positions >= 0, self._order[positions], -1).astype(np.int32)
-
-    def _in_order(
-        self, seen: tuple[NDArray[np.int64], NDArray[np.int32]]
-    ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """Return the rows of seen items as places in the order of lengths, ascending."""
-        indptr, indices = seen
-        if self._cosine or not len(indices):
-            return seen
-        places = self._place_of[indices]
-        rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-        return indptr, places[np.lexsort((places, rows))]
-
-    @cached_property
-    def _place_of(self) -> NDArray[np.int32]:
-        places = np.empty(len(self._order), np.int32)
-        places[self._order] = np.arange(len(self._order), dtype=np.int32)
-        return places
-
-
-class _Block(NamedTuple):
-    """Items that are scored together: their place in the order, and what bounds their scores and all later ones."""
-
-    start: int
-    stop: int
-    longest: float
-    bias: NDArray[np.float32]
-    largest_bias: float
-
-
-def _blocks(lengths: NDArray[np.float64], bias: NDArray[np.float64], rows: int) -> list[_Block]:
-    """Cut the items, in order of falling lengths, into blocks."""
-    return [
-        _Block(
-            start,
-            min(start + rows, len(lengths)),
-            float(lengths[start]),
-            bias[start : start + rows].astype(np.float32),
-            float(np.abs(bias[start:]).max()),
-        )
-        for start in range(0, len(lengths), rows)
-    ]
-
 
 class _Pairs(NamedTuple):
     """What a score is made of: (x'y) c_x c_y + (b_x + b_y)."""
@@ -269,30 +206,6 @@ def _scaled(rows: NDArray[np.float32], scale: NDArray[np.float64]) -> NDArray[np
 
 def _or_zeros(bias: NDArray[np.floating] | None, n: int) -> NDArray[np.float64]:
     return np.zeros(n) if bias is None else bias.astype(np.float64)
-
-
-@njit(nogil=True, cache=True)
-def _leave_out(
-    scores: NDArray[np.float32],
-    rows: NDArray[np.int64],
-    first_column: int,
-    indptr: NDArray[np.int64],
-    indices: NDArray[np.int32],
-    cursor: NDArray[np.int64],
-) -> None:
-    """Set seen scores of a block to -inf; ``cursor`` remembers how far each row's list has been read.
-
-    Blocks that were left out for a row are passed over in its list.
-    """
-    stop = first_column + scores.shape[1]
-    for i in range(len(rows)):
-        row = rows[i]
-        position = cursor[row]
-        while position < indptr[row + 1] and indices[position] < stop:
-            if indices[position] >= first_column:
-                scores[i, indices[position] - first_column] = -np.inf
-            position += 1
-        cursor[row] = position
 
 
 @njit(nogil=True, cache=True)

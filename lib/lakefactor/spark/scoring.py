@@ -12,6 +12,7 @@ from pyspark.sql import functions as F
 from lakefactor.config import Recommend
 from lakefactor.factorization.catalogue import Catalogue
 from lakefactor.factorization.lists import BLOCK_ROWS, SimilarItems, TopItems
+from lakefactor.spark.resources import task_device
 
 
 def top_items(
@@ -43,7 +44,7 @@ def top_items(
     shared = users.sparkSession.sparkContext.broadcast(catalogue)
 
     def on_partition(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        top = TopItems(shared.value, mean, config)
+        top = TopItems(shared.value, mean, config, task_device() or "cpu")
         for batch in batches:
             yield from top.of(batch)
 
