@@ -28,3 +28,9 @@ Result = Annotated[
     str | None, typer.Option("--result", metavar="PLACE", help="Write the result there too, to a file or URI.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Tell what would be done, and change nothing.")]
+
+
+def sections(*names: str) -> str:
+    """Return the line of a help text that names the sections of the configuration in use."""
+    listed = ", ".join((*names, "tables", "spark"))
+    return f"Sections of the configuration in use: {listed}. 'lakefactor config' explains every key."
