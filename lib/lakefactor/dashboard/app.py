@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from lakefactor.config import Config
 from lakefactor.dashboard import catalogue, experiments, ids, models, overview, stream
 from lakefactor.dashboard.page import Page
-from lakefactor.dashboard.store import Look, Store
+from lakefactor.dashboard.store import Look, Store, titles
 from lakefactor.errors import InputError, LakefactorError, TableError, UnknownIdError
 from lakefactor.pages import environment, stylesheet
 
@@ -89,6 +89,7 @@ class Links:
     """Addresses of pages, below whatever the dashboard is mounted at."""
 
     root: str
+    titles: Mapping[str | int, str] = field(default_factory=dict)
     style_tag: str = field(default=_STYLE_TAG)
 
     def __call__(self, path: str, **query: object) -> str:
@@ -103,6 +104,10 @@ class Links:
         """Return the address of an item's page."""
         return self._of("/items", item)
 
+    def title(self, item: str | int) -> str:
+        """Return what people call an item; empty where nobody has said."""
+        return self.titles.get(item, "")
+
     def model(self, version: str) -> str:
         """Return the address of a model version's page."""
         return f"{self.root}/models/{quote(version, safe='')}"
@@ -114,17 +119,28 @@ class Links:
 
 def _page(path: str, view: View, store: Store) -> Route:
     def endpoint(request: Request) -> Response:  # not async: Starlette gives it a thread, for it reads files
+        look = store.look()
         try:
-            found = view(store.look(), request.path_params, request.query_params)
+            found = view(look, request.path_params, request.query_params)
         except Exception as error:
             found = _failed(error, store)
-        links = Links(request.scope.get("root_path", "").rstrip("/"))
+        links = Links(request.scope.get("root_path", "").rstrip("/"), _titles(look))
         if found.see is not None:
             side, given = found.see
             return RedirectResponse(links.user(given) if side == "user" else links.item(given), 303)
         return _html(found, links, request.url.path[len(links.root) :])
 
     return Route(path, endpoint, methods=["GET"])
+
+
+def _titles(look: Look) -> Mapping[str | int, str]:
+    """Return the titles of items; none where they cannot be read, since no page is about them."""
+    try:
+        if not look.exists("items"):
+            return {}
+        return look.hold("titles", ["items"], lambda: titles(look.lake))
+    except TableError:
+        return {}
 
 
 def _html(page: Page, links: Links, path: str) -> HTMLResponse:

@@ -150,3 +150,10 @@ def live_row(lake: Lake) -> dict[str, Any] | None:
     columns = ("model_version", "previous_version", "published_at", "decision_id")
     rows = lake.rows("live_model", columns, {"name": "default"}).to_pylist()
     return rows[0] if rows else None
+
+
+def titles(lake: Lake) -> dict[str | int, str]:
+    """Return the titles of the items that have one, by id."""
+    rows = lake.rows("items", ("item_id", "title"))
+    rows = rows.filter(rows["title"].is_valid())
+    return dict(zip(rows["item_id"].to_pylist(), rows["title"].to_pylist(), strict=True))

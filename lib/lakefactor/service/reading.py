@@ -19,7 +19,7 @@ from lakefactor.service.snapshot import Snapshot, ranking_of, with_items
 from lakefactor.service.users import Histories, Users
 from lakefactor.types import Side
 
-WATCHED = ("live_model", "user_factors", "item_factors", UPDATES, "interactions", "events")
+WATCHED = ("live_model", "user_factors", "item_factors", UPDATES, "interactions", "events", "items")
 _ADDED_TO = (UPDATES, "events")
 """Tables whose changes can be followed row by row; after one of another table everything is read again."""
 

@@ -349,3 +349,13 @@ def test_it_needs_neither_spark_nor_torch(house):
     command = [sys.executable, "-c", program, str(house.root)]
     found = subprocess.run(command, capture_output=True, text=True, check=True)
     assert json.loads(found.stdout) == [[200, 200, 200], []]
+
+
+def test_items_have_their_titles_beside_their_ids(site, house):
+    named = {"plain": "Plain & <simple>", AWKWARD[-1]: "The best"}
+    append(house.root, "items", [{"item_id": item, "title": title} for item, title in named.items()])
+    assert "Plain &amp; &lt;simple&gt;" in site.get("/items/plain").text
+    popular = table(site.get("/catalogue"), "Most popular items")
+    assert popular[0][0] == f"{identifier(AWKWARD[-1])} The best"
+    (house.root / "items" / "_delta_log" / "00000000000000000000.json").write_text("no log")
+    assert site.get("/items/plain").status_code == 200  # a page is not about titles
