@@ -2,9 +2,9 @@
 
 100k users, 50k items, rank 64, random factors whose lengths are spread as trained ones are (log-normal). Two pairs,
 each side by side on the same cores: the Spark job (`spark.scoring.top_items`) and MLlib's recommendForAllUsers, from
-cached DataFrames of the same factors to rows that go nowhere, for a part of the users (MLlib takes minutes); and the
-lists in one process (`TopItems`, a thread per core) and `implicit`'s recommend, over all users. Lists are compared:
-`implicit`'s scores are float32 sums, so an item may differ where two are equal to 1e-5.
+cached DataFrames of the same factors to rows that go nowhere; and the lists in one process (`TopItems`, a thread per
+core) and `implicit`'s recommend. Lists are compared: `implicit`'s scores are float32 sums, so an item may differ where
+two are equal to 1e-5.
 
 Writes benchmarks/results/recommend.json (``--out`` names another file); the last line is one JSON object. A trial:
 ``python benchmarks/recommend.py --users 5000 --items 5000 --out /tmp/recommend.json``.
@@ -138,7 +138,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         load(None, [f"spark.master=local[{args.cores}]", f"spark.shuffle_partitions={args.cores}"]), "recommend"
     )
     try:
-        result["job"] = jobs(spark, args, users[: args.mllib_users], items)
+        result["job"] = jobs(spark, args, users, items)
     finally:
         spark.stop()
     return result
@@ -173,7 +173,6 @@ def main() -> None:
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--cores", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3, help="turns of the two in one process")
-    parser.add_argument("--mllib-users", type=int, default=10_000, help="users of the Spark jobs")
     parser.add_argument("--no-mllib", action="store_true", help="leave MLlib out, which takes minutes")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -183,7 +182,7 @@ def main() -> None:
     headline = {"speedup_vs_implicit": round(own["implicit"] / own["lakefactor"], 3)}
     if "mllib" in job:
         headline = {"speedup_vs_mllib": round(job["mllib"] / job["lakefactor"], 3)} | headline
-    problem = {name: getattr(args, name) for name in ("users", "items", "rank", "cores", "repeats", "mllib_users")}
+    problem = {name: getattr(args, name) for name in ("users", "items", "rank", "cores", "repeats")}
     record = {
         "problem": problem | {"n": N},
         "machine": before | {"load_average_after": machine(())["load_average"]},
@@ -195,7 +194,7 @@ def main() -> None:
     for name, taken in own.items():
         table.add_row(name, f"{args.users:,}", f"{taken:.1f}", f"{args.users / taken:,.0f}")
     for name, taken in job.items():
-        table.add_row(f"Spark job, {name}", f"{args.mllib_users:,}", f"{taken:.1f}", f"{args.mllib_users / taken:,.0f}")
+        table.add_row(f"Spark job, {name}", f"{args.users:,}", f"{taken:.1f}", f"{args.users / taken:,.0f}")
     show(table)
     print(json.dumps(headline))
 

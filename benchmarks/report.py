@@ -28,15 +28,6 @@ SPLITS = {
 }
 
 
-READING = {"recommend": recommended, "serve": served}
-"""Parts that are left out until they have been measured."""
-
-
-def exists(name: str) -> bool:
-    """Tell whether there is a raw result file."""
-    return (ROOT / "benchmarks" / "results" / f"{name}.json").exists()
-
-
 def results(name: str) -> dict[str, Any]:
     """Return a raw result file."""
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
@@ -57,7 +48,8 @@ def page() -> str:
             *_soak(results("stream_soak")),
             *_stream_quality(results("stream_quality")),
             *_month(results("month")),
-            *(line for name, part in READING.items() if exists(name) for line in part(results(name))),
+            *recommended(results("recommend")),
+            *served(results("serve")),
         ]
     )
 

@@ -15,19 +15,13 @@ def recommended(record: dict[str, Any]) -> list[str]:
         "",
         f"`make bench-recommend`: top-{problem['n']} of {problem['users']:,} users among {problem['items']:,} items, "
         f"rank {problem['rank']}. In one process, {problem['cores']} threads, medians of {problem['repeats']} in turn; "
-        f"as a Spark job, of {problem['mllib_users']:,} of the users for both, since MLlib takes so long. "
-        + measured(record["machine"]),
+        "as Spark jobs, once, for the same users. " + measured(record["machine"]),
         "",
-        "| | users | seconds | users per second |",
-        "|---|---|---|---|",
+        "| | seconds | users per second |",
+        "|---|---|---|",
     ]
-    for name, seconds in own.items():
-        lines.append(
-            f"| {name}, in one process | {problem['users']:,} | {seconds:.1f} | {problem['users'] / seconds:,.0f} |"
-        )
-    for name, seconds in job.items():
-        users = problem["mllib_users"]
-        lines.append(f"| {name}, Spark job | {users:,} | {seconds:.1f} | {users / seconds:,.0f} |")
+    for runs, how in ((own, "in one process"), (job, "Spark job")):
+        lines += [f"| {name}, {how} | {took:.1f} | {problem['users'] / took:,.0f} |" for name, took in runs.items()]
     lines += ["", *(f"- `{name}`: {value:.3g}" for name, value in record["headline"].items())]
     differing = record["differing"]["implicit"]
     return [*lines, f"- scores that differ from `implicit`'s by more than 1e-5 of the largest: {differing:.2%}", ""]
