@@ -10,11 +10,11 @@ import pyarrow as pa
 
 from lakefactor.client.answers import Answer, Basis, Explanation
 from lakefactor.client.history import read_history
-from lakefactor.client.loaded import Columns, History, User, load_model
+from lakefactor.client.loaded import Columns, History, User, catalogue_of, load_model, similar_to
 from lakefactor.config import Recommend, Tables
 from lakefactor.errors import InputError, UnknownIdError
 from lakefactor.factorization.catalogue import Catalogue, matrix
-from lakefactor.kernels import Ranker
+from lakefactor.factorization.lists import SimilarItems
 from lakefactor.query import Reader
 from lakefactor.query.ids import parse_id, quoted
 from lakefactor.query.lake import Lake
@@ -49,9 +49,10 @@ class Client:
 
     Notes
     -----
-    The items of the version are read once and held in memory, 4 (rank + 3) bytes each beside their ids; users are read
-    when they are asked for. `refresh` reads again what has changed. Ids are given as the tables have them, or as text;
-    those of no user or item of the model raise ``UnknownIdError``. A client may be used by several threads.
+    The items of the version are read once and held in memory, 4 (rank + 3) bytes each beside their ids, and twice more
+    in other orders once lists and neighbours are asked for; users are read when they are asked for. `refresh` reads
+    again what has changed. Ids are given as the tables have them, or as text; those of no user or item of the model
+    raise ``UnknownIdError``. A client may be used by several threads.
     """
 
     def __init__(self, root: str | Tables, model_version: str | None = None) -> None:
@@ -157,19 +158,9 @@ class Client:
             ``position, user_id, similarity`` in [-1, 1]; ties are in order of user id.
         """
         self._user(user)
-        users = live_side(self._lake, "user", self.model_version)
-        factors, ids = matrix(users["factors"].combine_chunks()), users["user_id"].combine_chunks()
-        own = ids.index(self._parsed("user", user)).as_py()
-        itself = np.array([0, 1]), np.array([own], np.int32)
-        scores, found = Ranker(factors, cosine=True).top(factors[own][None], _count(n), itself)
-        filled = found[0] >= 0
-        position = np.arange(1, filled.sum() + 1, dtype=np.int32)
-        columns = {
-            "position": position,
-            "user_id": ids.take(pa.array(found[0][filled])),
-            "similarity": scores[0][filled],
-        }
-        return self._answer(pa.table(columns), "user")
+        users = catalogue_of(live_side(self._lake, "user", self.model_version), "user")
+        own = users.ids.index(self._parsed("user", user)).as_py()
+        return self._answer(similar_to(SimilarItems(users), own, _count(n), "user_id"), "user")
 
     def score(self, user: Id, items: Sequence[Id]) -> Answer:
         """Return a user's scores of some items, in their order: predicted preference, or rating.

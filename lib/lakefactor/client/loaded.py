@@ -25,6 +25,7 @@ from lakefactor.factorization.lists import SimilarItems, TopItems, allowed_items
 from lakefactor.factorization.strengths import Span
 from lakefactor.query.lake import Lake
 from lakefactor.query.live_factors import live_side
+from lakefactor.types import Side
 
 _COLUMNS = ("model_version", "config", "mean", "n_users", "made_from")
 
@@ -104,10 +105,18 @@ class LoadedModel:
     def popular(self, seen: Columns, rules: Recommend) -> pa.Table:
         """Return ``position, item_id, score``: the items with the most interactions under some rules."""
         allowed = allowed_items(self.catalogue, rules)
-        counts, columns = self.catalogue.n_entries, self.by_popularity
-        columns = columns[~np.isin(columns, seen)]
-        columns = columns if allowed is None else columns[allowed[columns]]
-        return self.ranked(columns[: rules.n], score=counts[columns[: rules.n]].astype(np.float32))
+        columns = self.most_popular(
+            seen, rules.n, None if allowed is None else np.flatnonzero(allowed).astype(np.int32)
+        )
+        return self.ranked(columns, score=self.catalogue.n_entries[columns].astype(np.float32))
+
+    def most_popular(self, excluded: Columns, n: int, among: Columns | None = None) -> Columns:
+        """Return the n columns with the most interactions, of some (ascending) or all, without those to leave out."""
+        columns = self.by_popularity
+        if among is not None:
+            columns = among[np.argsort(-self.catalogue.n_entries[among], kind="stable")]
+        columns = columns[: n + len(excluded)]
+        return columns[~np.isin(columns, excluded)][:n]
 
     def unknown_categories(self, names: Sequence[str]) -> str | None:
         """Return the first of some categories that no item has; None: each has some."""
@@ -115,8 +124,7 @@ class LoadedModel:
 
     def similar(self, column: int, n: int) -> pa.Table:
         """Return ``position, item_id, similarity``: the items most similar to that of a column."""
-        (found,) = self._similar.of(np.array([column]), n)
-        return pa.table(found).drop_columns("item_id").rename_columns({"similar_item_id": "item_id"})
+        return similar_to(self._similar, column, n, "item_id")
 
     def scores(self, user: User, columns: Columns) -> NDArray[np.float32]:
         """Return a user's scores of some columns."""
@@ -192,6 +200,12 @@ class LoadedModel:
         return Explainer(self.config.model, self.mean, self.catalogue, self.n_users)
 
 
+def similar_to(similar: SimilarItems, row: int, n: int, key: str) -> pa.Table:
+    """Return ``position``, ids as `key`, and ``similarity`` of the rows most similar to one."""
+    (found,) = similar.of(np.array([row]), n)
+    return pa.table(found).drop_columns("item_id").rename_columns({"similar_item_id": key})
+
+
 def load_model(lake: Lake, version: str) -> LoadedModel:
     """Read a model version whose factors are there.
 
@@ -222,11 +236,11 @@ def load_model(lake: Lake, version: str) -> LoadedModel:
     )
 
 
-def catalogue_of(items: pa.Table) -> Catalogue:
-    """Return rows of items, ascending by id, as a catalogue."""
+def catalogue_of(rows: pa.Table, side: Side = "item") -> Catalogue:
+    """Return rows of a side, ascending by id, as a catalogue."""
     return Catalogue(
-        items["item_id"].combine_chunks(),
-        matrix(items["factors"].combine_chunks()),
-        items["bias"].to_numpy().astype(np.float32),
-        items["n_entries"].to_numpy(),
+        rows[f"{side}_id"].combine_chunks(),
+        matrix(rows["factors"].combine_chunks()),
+        rows["bias"].to_numpy().astype(np.float32),
+        rows["n_entries"].to_numpy(),
     )

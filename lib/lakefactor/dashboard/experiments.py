@@ -10,11 +10,9 @@ from starlette.datastructures import QueryParams
 
 from lakefactor.dashboard.page import Page, command
 from lakefactor.dashboard.store import Look
+from lakefactor.metrics.experiment import SUSPECT
 from lakefactor.pages.charts import Chart, Row, row_chart
 from lakefactor.pages.numbers import signed, words
-
-SAMPLE_RATIO_LEVEL = 0.001
-"""Counts of users that are less likely by the shares say that something is wrong with the test."""
 
 _COLUMNS = ("experiment", "variants", "shares", "control", "window_days", "planned_users", "started_at", "ended_at")
 _RESULTS = ("experiment", "analysis_id", "analysed_at", "metric", "variant", "users", "value", "difference", "low",
@@ -44,7 +42,7 @@ def _told(look: Look, test: dict[str, Any], results: list[dict[str, Any]]) -> di
         "analyse": command(look.config, f"experiment analyse {shlex.quote(test['experiment'])}"),
         "analysed_at": newest["analysed_at"] if newest else None,
         "sample_ratio": p_value,
-        "is_skewed": p_value is not None and p_value < SAMPLE_RATIO_LEVEL,
+        "is_skewed": p_value is not None and p_value < SUSPECT,
         "charts": [chart for chart in (_chart(test, rows, metric) for metric in _metrics(rows)) if chart],
     }
 

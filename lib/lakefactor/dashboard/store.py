@@ -14,6 +14,7 @@ from lakefactor.client import Client
 from lakefactor.config import Config
 from lakefactor.query import Reader
 from lakefactor.query.lake import Lake
+from lakefactor.query.reader import LIVE_NAME
 
 T = TypeVar("T")
 State = tuple[str, int] | None
@@ -148,7 +149,7 @@ class Look:
 def live_row(lake: Lake) -> dict[str, Any] | None:
     """Return the row of the live model; None: none is published."""
     columns = ("model_version", "previous_version", "published_at", "decision_id")
-    rows = lake.rows("live_model", columns, {"name": "default"}).to_pylist()
+    rows = lake.rows("live_model", columns, {"name": LIVE_NAME}).to_pylist()
     return rows[0] if rows else None
 
 

@@ -9,6 +9,8 @@ Nothing is approximated: the parts sum to the score.
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
@@ -55,7 +57,7 @@ class Explainer:
             )
         self._model, self._catalogue = model, catalogue
         self._equation = Equation(model, mean)
-        self._fold_in = user_fold_in(model, mean, catalogue.factors, catalogue.bias, catalogue.n_entries, n_users)
+        self._n_users = n_users
         self._targets = catalogue.factors.astype(np.float64)
         self._base = catalogue.bias.astype(np.float64) + self._equation.mean
         if self._is_linear:
@@ -67,11 +69,6 @@ class Explainer:
             source, self._targets = np.hstack([source, ones]), np.hstack([self._targets, ones])
         self._source = source
         self._gramian = self._equation.a0 * (source.T @ source)
-
-    @property
-    def fold_in(self) -> FoldIn:
-        """The exact factors of rows of interactions."""
-        return self._fold_in
 
     def parts(
         self, columns: NDArray[np.int32], strengths: NDArray[np.float32], items: NDArray[np.int32]
@@ -113,6 +110,11 @@ class Explainer:
             return np.zeros((len(items), len(columns))), self._base[items]
         solved = cho_solve(cho_factor(a[np.ix_(free, free)]), (y[:, free] * targets[:, None]).T)
         return self._targets[items][:, free] @ solved, self._base[items]
+
+    @cached_property
+    def _fold_in(self) -> FoldIn:
+        items = self._catalogue
+        return user_fold_in(self._model, self._equation.mean, items.factors, items.bias, items.n_entries, self._n_users)
 
     @property
     def _is_linear(self) -> bool:

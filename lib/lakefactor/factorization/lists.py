@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 from lakefactor.config import Recommend
 from lakefactor.factorization.catalogue import Catalogue, csr_columns, known_only, matrix
 from lakefactor.kernels import Ranker, rerank
-from lakefactor.kernels.topk import Ranked
+from lakefactor.kernels.topk import Ranked, Seen
 
 BLOCK_ROWS = 1024
 """Items whose similar items are found together."""
 
 POOL = 5
 """Candidates for each place of a list that categories or diversity have a say in."""
-
-Seen = tuple[NDArray[np.int64], NDArray[np.int32]]
 
 
 class TopItems:

@@ -9,9 +9,7 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-from lakefactor.kernels.topk import Ranked, no_candidates, offer, ranked
-
-Seen = tuple[NDArray[np.int64], NDArray[np.int32]]
+from lakefactor.kernels.topk import Ranked, Seen, no_candidates, offer, ranked
 
 
 class BlockedCandidates:
@@ -66,7 +64,7 @@ class BlockedCandidates:
         -----
         A block is left out for users whose n-th best it cannot reach: |x'y| <= |x| |y|.
         """
-        kept, everyone = no_candidates(len(users), n), np.arange(len(users))
+        kept = no_candidates(len(users), n)
         indptr, indices = self._in_order(seen)
         cursor = np.array(indptr[:-1], np.int64)
         may = None if allowed is None else allowed[self._order]
@@ -75,7 +73,7 @@ class BlockedCandidates:
             if not len(rows):
                 break
             some = slice(block.start, block.stop)
-            scores = (users if len(rows) == len(everyone) else users[rows]) @ self._items[some].T
+            scores = (users if len(rows) == len(users) else users[rows]) @ self._items[some].T
             if self._biased:
                 scores += block.bias
             if may is not None:
@@ -98,9 +96,7 @@ class BlockedCandidates:
 
     @cached_property
     def _place_of(self) -> NDArray[np.int32]:
-        places = np.empty(len(self._order), np.int32)
-        places[self._order] = np.arange(len(self._order), dtype=np.int32)
-        return places
+        return np.argsort(self._order).astype(np.int32)  # the inverse of a permutation
 
 
 class _Block(NamedTuple):

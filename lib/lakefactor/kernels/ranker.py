@@ -14,9 +14,9 @@ from numba import njit
 from numpy.typing import NDArray
 
 from lakefactor.errors import ShapeError
-from lakefactor.kernels._blocked import BlockedCandidates, Seen
+from lakefactor.kernels._blocked import BlockedCandidates
 from lakefactor.kernels.backends import Backend
-from lakefactor.kernels.topk import Ranked, empty, place
+from lakefactor.kernels.topk import Ranked, Seen, empty, place
 
 SPARE = 32
 """Candidates beyond n, so that the rounding of products rarely leaves a doubt about the n-th."""

@@ -59,9 +59,7 @@ def rerank(
     array([[ 0,  1, -1]], dtype=int32)
     """
     places = np.full((len(scores), n), -1, np.int32)
-    lengths = np.sqrt(np.einsum("mk,mk->m", factors, factors, dtype=np.float64))
-    scale = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    _rerank(scores, columns, categories, most, np.ascontiguousarray(factors), scale, diversity, places)
+    _rerank(scores, columns, categories, most, np.ascontiguousarray(factors), diversity, places)
     return places
 
 
@@ -72,7 +70,6 @@ def _rerank(
     categories: NDArray[np.int32],
     most: int,
     factors: NDArray[np.float32],
-    scale: NDArray[np.float64],
     diversity: float,
     places: NDArray[np.int32],
 ) -> None:
@@ -85,6 +82,7 @@ def _rerank(
             continue
         best, spread = scores[row, 0], scores[row, 0] - scores[row, p - 1]
         nearest, free = np.zeros(p), np.ones(p, np.bool_)
+        scale = _inverse_lengths(factors, columns[row, :p]) if diversity > 0 else nearest
         used[:] = 0
         for place in range(places.shape[1]):
             chosen, value = -1, -np.inf
@@ -108,5 +106,18 @@ def _rerank(
                 for i in range(p):
                     if free[i]:
                         other = columns[row, i]
-                        cosine = np.dot(factors[own], factors[other]) * scale[own] * scale[other]
+                        cosine = np.dot(factors[own], factors[other]) * scale[chosen] * scale[i]
                         nearest[i] = cosine if place == 0 else max(nearest[i], cosine)
+
+
+@njit(nogil=True, cache=True)
+def _inverse_lengths(factors: NDArray[np.float32], columns: NDArray[np.int32]) -> NDArray[np.float64]:
+    """Return 1 / length of some columns, and 0 of a zero."""
+    result = np.zeros(len(columns))
+    for i in range(len(columns)):
+        total = 0.0
+        for value in factors[columns[i]]:
+            total += np.float64(value) ** 2
+        if total > 0:
+            result[i] = 1.0 / np.sqrt(total)
+    return result

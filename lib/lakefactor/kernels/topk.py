@@ -12,6 +12,10 @@ from numba import njit
 from numpy.typing import NDArray
 
 Ranked = tuple[NDArray[np.float32], NDArray[np.int32]]
+"""Scores and columns of each row, shape (b, n), best first."""
+
+Seen = tuple[NDArray[np.int64], NDArray[np.int32]]
+"""CSR rows of columns to leave out, ascending in each row: pointers, shape (b + 1,), and columns."""
 
 _STRIDE = 64
 """Scores tested together, vectorized, against the worst kept one; only a stride with a winner is looked at singly."""

@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lakefactor.kernels._blocked import Seen
-from lakefactor.kernels.topk import Ranked
+from lakefactor.kernels.topk import Ranked, Seen
 from lakefactor.kernels.torch_half_step import find_device, matrix_units
 
 BLOCK_SCORES = 1 << 26

@@ -23,6 +23,9 @@ from numpy.typing import NDArray
 from lakefactor.contracts.assignment import number_at, place
 from lakefactor.errors import InputError
 
+SUSPECT = 1e-3
+"""Sample ratios that are less likely say that users were lost or added on the way."""
+
 
 def assign(ids: pa.Array[Any], salt: str, shares: Sequence[float]) -> NDArray[np.int64]:
     """Assign users to variants, by the hash of salt and id alone: `lakefactor.contracts.assignment`, for many users.
@@ -59,7 +62,7 @@ def assign(ids: pa.Array[Any], salt: str, shares: Sequence[float]) -> NDArray[np
 def sample_ratio_p_value(counts: Sequence[int], shares: Sequence[float]) -> float:
     """Return how likely counts of users are, or less likely ones, if the assignment is as planned (chi-square test).
 
-    A small value, such as below 0.001, says that users were lost or added on the way: no outcome can be trusted then.
+    Below `SUSPECT` it says that users were lost or added on the way: no outcome can be trusted then.
 
     Parameters
     ----------

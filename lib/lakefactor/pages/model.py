@@ -196,7 +196,7 @@ def norm_chart(catalogue: Catalogue) -> Chart:
 def neighbours(model: LoadedModel) -> list[Neighbours]:
     """Return the most popular items with those most similar to each."""
     items = model.catalogue
-    columns = np.argsort(-items.n_entries, kind="stable")[:SHOWN_ITEMS]
+    columns = model.by_popularity[:SHOWN_ITEMS]
     return [
         Neighbours(
             items.ids[int(column)].as_py(),

@@ -18,15 +18,13 @@ from lakefactor.config import Config
 from lakefactor.contracts import literal
 from lakefactor.errors import ConfigError, InputError, TableError
 from lakefactor.log import say, show
+from lakefactor.metrics.experiment import SUSPECT
 from lakefactor.pipelines.experiment_analysis import Effect, analyse, effects_table
 from lakefactor.pipelines.models import newest
 from lakefactor.spark.exposures import take_in
 from lakefactor.spark.tables import Tables
 
 Action = Literal["start", "expose", "analyse", "stop"]
-
-SUSPECT = 1e-3
-"""Sample ratios that are less likely say that users were lost or added on the way."""
 
 
 class ExperimentResult(BaseModel):

@@ -9,7 +9,7 @@ from pyspark.sql import functions as F
 from lakefactor.config import Config
 from lakefactor.contracts import literal
 from lakefactor.errors import TableError
-from lakefactor.pipelines.models import live_version, newest
+from lakefactor.pipelines.models import newest, wanted_version
 from lakefactor.spark.catalogue import collect_catalogue
 from lakefactor.spark.explaining import explained
 from lakefactor.spark.live_factors import read_factors
@@ -49,9 +49,7 @@ def run(spark: SparkSession, config: Config, model_version: str | None = None) -
     has taught a user beyond `interactions` is in the list, but not in its reasons, until `interactions` is made again.
     """
     tables = Tables(spark, config.tables)
-    version = model_version or live_version(tables)
-    if version is None:
-        raise TableError("no model is published; run 'lakefactor publish', or name one with --model-version")
+    version = wanted_version(tables, model_version)
     record = newest(tables, version)
     of_version = F.col("model_version") == version
     lists = tables.read("recommendations").where(of_version)

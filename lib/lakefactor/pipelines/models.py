@@ -10,9 +10,8 @@ from typing import Any
 
 from lakefactor.config import Config, recorded
 from lakefactor.errors import TableError
+from lakefactor.query.reader import LIVE_NAME
 from lakefactor.spark.tables import Tables
-
-LIVE_NAME = "default"
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,20 @@ def live_version(tables: Tables) -> str | None:
     """Return the published model version, or None before the first."""
     live = live_row(tables)
     return live["model_version"] if live else None
+
+
+def wanted_version(tables: Tables, model_version: str | None) -> str:
+    """Return the version that was named, else the live one.
+
+    Raises
+    ------
+    TableError
+        None was named, and none is published.
+    """
+    version = model_version or live_version(tables)
+    if version is None:
+        raise TableError("no model is published; run 'lakefactor publish', or name one with --model-version")
+    return version
 
 
 def readable_versions(tables: Tables) -> set[str]:

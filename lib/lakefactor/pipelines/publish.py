@@ -14,7 +14,8 @@ from lakefactor.config import Config
 from lakefactor.errors import TableError
 from lakefactor.pipelines.decisions import record
 from lakefactor.pipelines.gate import Verdict, judge, refuse_unless_passed
-from lakefactor.pipelines.models import LIVE_NAME, live_row, live_version, newest
+from lakefactor.pipelines.models import live_row, live_version, newest
+from lakefactor.query.reader import LIVE_NAME
 from lakefactor.spark.tables import Tables
 
 

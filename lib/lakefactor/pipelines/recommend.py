@@ -13,7 +13,7 @@ from lakefactor.config import Config
 from lakefactor.contracts import literal
 from lakefactor.errors import TableError, UnknownIdError
 from lakefactor.factorization.catalogue import Catalogue
-from lakefactor.pipelines.models import live_version, newest
+from lakefactor.pipelines.models import newest, wanted_version
 from lakefactor.pipelines.refresh import refresh
 from lakefactor.spark.catalogue import collect_catalogue, with_categories
 from lakefactor.spark.live_factors import read_factors
@@ -62,9 +62,7 @@ def run(
         A configured user or item is not in the model.
     """
     tables = Tables(spark, config.tables)
-    version = model_version or live_version(tables)
-    if version is None:
-        raise TableError("no model is published; run 'lakefactor publish', or name one with --model-version")
+    version = wanted_version(tables, model_version)
     if changed:
         return _refreshed(spark, config, tables, version)
     began = datetime.now(timezone.utc)

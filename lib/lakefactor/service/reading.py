@@ -36,7 +36,8 @@ def look(lake: Lake, old: Snapshot | None, config: Serve) -> Snapshot | None:
     TableError
         A table is missing or cannot be read.
     """
-    versions = {table: lake.version(table) if lake.exists(table) else -1 for table in WATCHED}
+    states = {table: lake.state(table) for table in WATCHED}
+    versions = {table: -1 if state is None else state[1] for table, state in states.items()}
     if old is not None and not _must_reload(old, versions):
         return old if versions == old.versions else _followed(lake, old, versions, config)
     version = live_version(lake)

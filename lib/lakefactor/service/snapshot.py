@@ -57,12 +57,8 @@ class Snapshot:
 
     def popular(self, excluded: Columns, n: int, among: Columns | None = None) -> Found:
         """Return the items with the most interactions, of some or of all, without those to leave out."""
-        counts, columns = self.model.catalogue.n_entries, self.model.by_popularity
-        if among is not None:
-            columns = among[np.lexsort((among, -counts[among]))]
-        columns = columns[: n + len(excluded)]
-        columns = columns[~np.isin(columns, excluded)][:n]
-        return Found(columns, counts[columns].astype(np.float32))
+        columns = self.model.most_popular(excluded, n, among)
+        return Found(columns, self.model.catalogue.n_entries[columns].astype(np.float32))
 
     def warm(self) -> Snapshot:
         """Compute what the first request would wait for."""
