@@ -132,7 +132,7 @@ $(BIN)/uv:
 
 .venv/packages: constraints.txt pyproject.toml setup.py | $(BIN)/uv
 	@echo "Installing pinned dependencies (1 to 5 minutes, 7 GB)"
-	@$(UV_INSTALL) --editable '.[dev]'
+	@$(UV_INSTALL) --editable '.[dev,hive]'
 	@touch $@
 
 # A remembered Java that has gone is looked for again.

@@ -162,7 +162,7 @@ def sql(
 
 
 def _settings(config: Path | None, overrides: Sequence[str] | None, root: str | None) -> Config:
-    place = [] if root is None else [f"tables.root={json.dumps(root)}", "tables.catalog="]
+    place = [] if root is None else [f"tables.root={json.dumps(root)}", "tables.catalog=", "tables.metastore="]
     return load(config, [*(overrides or ()), *place])
 
 

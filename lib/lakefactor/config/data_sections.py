@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lakefactor.config.places import check_catalog, check_root
+from lakefactor.config.places import check_catalog, check_metastore, check_root
 from lakefactor.config.section import EventType, Finite, NonNegative, Positive, Section, refuse
 
 IdType = Literal["auto", "string", "long"]
@@ -21,6 +21,11 @@ class Tables(Section):
     catalog: Annotated[str, AfterValidator(check_catalog)] = Field(
         "", description="`catalog.schema` (or `schema`) that holds the tables by name; used when `root` is empty."
     )
+    metastore: Annotated[str, AfterValidator(check_metastore)] = Field(
+        "",
+        description="Hive metastore of `catalog`, as `thrift://host:9083` (several: commas between). Spark and what "
+        "reads without Spark ask it where the tables are. Empty: Spark's own setting, and no reading without Spark.",
+    )
     user_id_type: IdType = Field(
         "auto",
         description="Type of user ids: `string`, `long`, or `auto` (typed files decide; text files give `string`).",
@@ -32,6 +37,8 @@ class Tables(Section):
         if bool(self.root) == bool(self.catalog):
             found = "both are set" if self.root else "both are empty"
             raise ValueError(f'set exactly one of tables.root and tables.catalog, the other to "": {found}')
+        if self.root and self.metastore:
+            raise ValueError("tables.metastore says where the tables of tables.catalog are; tables.root needs none")
         return self
 
 

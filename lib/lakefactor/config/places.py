@@ -1,4 +1,4 @@
-"""Where tables may live: the checks of ``tables.root`` and ``tables.catalog``.
+"""Where tables may live: the checks of ``tables.root``, ``tables.catalog`` and ``tables.metastore``.
 
 Both end up in SQL text and in file systems, so what is not plainly a place is refused.
 """
@@ -11,6 +11,7 @@ from urllib.parse import unquote
 SCHEMES = ("file", "s3", "s3a", "gs", "abfs", "abfss", "hdfs", "dbfs")
 NO_PASSWORD = "must not hold a password; give credentials to Spark's file system settings"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_METASTORE = re.compile(r"thrift://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 _CATALOG = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", re.ASCII)
 
 
@@ -91,3 +92,14 @@ def check_catalog(catalog: str) -> str:
     if catalog and not _CATALOG.fullmatch(catalog):
         raise ValueError("tables.catalog must be `schema` or `catalog.schema`, of letters, digits and _ only")
     return catalog
+
+
+def check_metastore(uris: str) -> str:
+    """Return `uris` if it is one or more places of Hive metastores; "" means that there is none.
+
+    >>> check_metastore("thrift://one:9083,thrift://two:9083")
+    'thrift://one:9083,thrift://two:9083'
+    """
+    if uris and not all(_METASTORE.fullmatch(uri) for uri in uris.split(",")):
+        raise ValueError("tables.metastore must be `thrift://host:port`, or several with commas between and no blanks")
+    return uris

@@ -1,4 +1,4 @@
-"""Delta tables under ``tables.root``, opened by name, without Spark: as Arrow datasets, and for small commits."""
+"""Delta tables opened by name, without Spark: as Arrow datasets, and for small commits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import reduce
 from itertools import chain
 from operator import and_
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +17,8 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakefactor.config import Tables
 from lakefactor.contracts.writers import absent
-from lakefactor.errors import ConfigError, TableError
+from lakefactor.errors import TableError
+from lakefactor.query.places import places
 
 _SCHEMES = ("file", "s3", "s3a", "gs", "az", "abfs", "abfss")
 _UNHOSTLY = frozenset("[]\\^|")
@@ -30,30 +30,31 @@ Where = Mapping[str, str | int]
 
 
 class Lake:
-    """The Delta tables of one root, each opened at its newest version whenever it is asked for.
+    """The Delta tables of one root or catalog schema, each opened at its newest version whenever it is asked for.
 
     Parameters
     ----------
     config : lakefactor.config.Tables
-        Only ``root`` is used.
 
     Raises
     ------
     ConfigError
-        ``tables.root`` is empty: without Spark there is no catalog to ask where the tables are.
+        ``root`` is empty, and there is no metastore to ask where the tables are: only Spark finds them.
     """
 
     def __init__(self, config: Tables) -> None:
-        if not config.root:
-            raise ConfigError(
-                f"tables.root is empty (tables.catalog is {config.catalog!r}), but a query reads tables by path and "
-                "asks no catalog; give the folder or URI that holds the tables, by --root"
-            )
-        self._root = config.root if ":" in config.root else str(Path(config.root).absolute())
+        self._places = places(config)
+        self._root = config.root
 
     def uri(self, table: str) -> str:
-        """Return the folder or URI of `table`."""
-        return f"{self._root.rstrip('/')}/{table}"
+        """Return the folder or URI of `table`; its name in the catalog, if that has no such table.
+
+        Raises
+        ------
+        TableError
+            The metastore does not answer.
+        """
+        return self._places(table)
 
     def open(self, table: str, version: int | None = None) -> DeltaTable:
         """Return `table` at a version, or at its newest.

@@ -45,12 +45,11 @@ class Reader:
     Parameters
     ----------
     config : lakefactor.config.Tables
-        Only ``root`` is used.
 
     Raises
     ------
     ConfigError
-        ``root`` is empty.
+        ``root`` is empty, and there is no ``metastore``.
 
     Notes
     -----

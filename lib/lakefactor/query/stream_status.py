@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 from pydantic import BaseModel, ConfigDict
 from rich.console import Group
 from rich.text import Text
 
 from lakefactor.config import Config
+from lakefactor.errors import TableError
 from lakefactor.log import printable
 from lakefactor.query.lake import Lake
 from lakefactor.query.reader import live_version
@@ -281,8 +281,8 @@ def _rows_after(lake: Lake, version: int) -> int | None:
     if newest.version() <= version:
         return 0
     try:
-        then = DeltaTable(lake.uri("events"), version=version)
-    except (DeltaError, OSError):
+        then = lake.open("events", version)
+    except TableError:
         return None
     after, before = _rows(newest), _rows(then)
     return None if after is None or before is None else max(0, after - before)

@@ -136,6 +136,9 @@ def _settings(config: Config, submitted: dict[str, str] | None) -> dict[str, str
         # Compiled code that is kept. A micro-batch has more pieces than the default 100 and compiled them all anew.
         "spark.sql.codegen.cache.maxEntries": "2000",
     }
+    if config.tables.metastore:
+        wanted["spark.sql.catalogImplementation"] = "hive"
+        wanted["spark.hadoop.hive.metastore.uris"] = config.tables.metastore
     master = given.get("spark.master", config.spark.master)
     if master.startswith("local"):
         wanted["spark.databricks.delta.snapshotPartitions"] = "2"  # of a table's log; the default 50 costs seconds

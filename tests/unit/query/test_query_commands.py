@@ -144,13 +144,17 @@ def test_a_mistake_is_one_line_on_stderr(query: Callable[..., Any], arguments: l
 def test_tables_in_a_catalog_are_refused_with_the_way_out() -> None:
     result = CliRunner().invoke(app, ["query", "models", "--set", "tables.root=", "--set", "tables.catalog=main.lake"])
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr.startswith("error: tables.root is empty (tables.catalog is 'main.lake')")
+    assert result.stderr.startswith("error: tables.catalog is 'main.lake', and without Spark nobody knows")
     assert "--root" in result.stderr
 
 
 @pytest.mark.usefixtures("lake")
 def test_root_wins_over_a_catalog(query: Callable[..., Any]) -> None:
-    result = query("models", "--set", "tables.root=", "--set", "tables.catalog=main.lake", "--json")
+    result = query(
+        "models",
+        *("--set", "tables.root=", "--set", "tables.catalog=main.lake", "--set", "tables.metastore=thrift://one:9083"),
+        "--json",
+    )
     assert [row["model_version"] for row in json.loads(result.stdout)] == [VERSION]
 
 

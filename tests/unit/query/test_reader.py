@@ -302,5 +302,7 @@ def test_a_flip_is_seen_by_a_reader_that_is_open(reader: Reader, root: Path, wri
 
 
 def test_a_catalog_is_refused_with_the_way_out() -> None:
-    with pytest.raises(ConfigError, match=r"tables.root is empty \(tables.catalog is 'main.lake'\).*--root"):
+    with pytest.raises(
+        ConfigError, match=r"tables.catalog is 'main.lake', and without Spark.*tables.metastore.*--root"
+    ):
         Reader(Tables(root="", catalog="main.lake"))
