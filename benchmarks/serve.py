@@ -28,7 +28,8 @@ import pyarrow as pa
 from deltalake import write_deltalake
 from machine import machine
 
-from lakefactor.config import Config, Serve, canonical_json, changed
+from lakefactor.client.loaded import LoadedModel
+from lakefactor.config import Config, canonical_json, changed
 from lakefactor.factorization.catalogue import Catalogue, as_lists
 from lakefactor.service.id_rows import IdRows
 from lakefactor.service.item_index import ItemIndex
@@ -209,9 +210,9 @@ def approximate(n_items: int) -> dict[str, Any]:
     ids = pa.array([f"item{n:07d}" for n in range(n_items)])
     catalogue = Catalogue(ids, items, np.zeros(n_items, np.float32), np.zeros(n_items, np.int64))
     users = Users(IdRows(pa.array([f"u{n:03d}" for n in range(200)])), factors(200, 2), np.zeros(200, np.float32))
-    model: Any = type("Model", (), {"catalogue": catalogue, "mean": 0.0})
+    model = LoadedModel("", changed(Config(), {"model.rank": RANK}), 0.0, len(users), None, catalogue, -1)
     start = time.perf_counter()
-    ranking = ranking_of(model, users, Serve(approximate_above=1))
+    ranking = ranking_of(model, users, changed(Config(), {"serve.approximate_above": 1}))
     made = time.perf_counter() - start
     assert isinstance(ranking.index, ItemIndex)
     return {

@@ -86,7 +86,7 @@ class Client:
         *,
         items: Items = (),
         without: Sequence[Id] = (),
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         allow: Sequence[Id] = (),
         deny: Sequence[Id] = (),
         categories: Sequence[str] = (),
@@ -105,15 +105,15 @@ class Client:
             Instead of a user: an anonymous one's interactions.
         without : sequence of items
             As if the user had not interacted with these.
-        exclude_seen : bool
-            Leave out what the user has interacted with.
+        exclude_seen : bool, optional
+            Leave out what the user has interacted with; None: as the rules say, which by default do.
         allow, deny : sequence of items
             Recommend only these (empty: all), and none of those.
         categories : sequence of str
             Recommend only items of these categories (table `items`); empty: all.
         rules : Recommend, optional
-            The section ``recommend`` of a configuration: caps, discount, diversity, and what the arguments above do not
-            give.
+            The section ``recommend`` of a configuration: caps, discount, diversity, and what else is allowed and
+            denied. The arguments above narrow it.
         unknown : {"refuse", "popular"}
             What a user gets whom the model does not know: ``UnknownIdError``, or the most popular items, of the
             categories if some are given.
@@ -124,18 +124,23 @@ class Client:
             ``position`` (1 is best)``, item_id, score``; ties are in order of item id. The score of a popular item is
             its number of interactions.
         """
-        rules = self._rules(rules or Recommend(), n, allow, deny, categories)
         model, basis = self._model, _basis(user, items)
+        rules = (rules or Recommend()).model_copy(update={"n": _count(n)})
+        self._refuse_strange(*categories, *rules.allow_categories, *rules.deny_categories)
+        among, denied = model.among(self._columns(allow), categories), self._columns(deny)
+        if exclude_seen is None:
+            exclude_seen = rules.exclude_seen
         history = self._history(user, items) if basis == "items" or exclude_seen or without else NO_HISTORY
         left = history.without(self._columns(without))
         if basis == "items" or without:
             row: User | None = model.fold_in(left)
         else:
             row = self._user(user, refuse=unknown == "refuse")
-        seen = history.columns if exclude_seen else NO_HISTORY.columns
+        excluded = np.union1d(history.columns, denied) if exclude_seen else np.unique(denied)
         if row is None:
-            return self._answer(model.popular(seen, rules), "category" if rules.allow_categories else "popular")
-        return self._answer(model.recommend(row, seen, rules), basis)
+            basis = "category" if categories or rules.allow_categories else "popular"
+            return self._answer(model.popular(excluded, rules, among), basis)
+        return self._answer(model.recommend(row, excluded, rules, among), basis)
 
     def similar_items(self, item: Id, n: int = 10) -> Answer:
         """Return the items most similar to an item, by the cosine of their factors.
@@ -273,20 +278,10 @@ class Client:
             raise UnknownIdError(f"item {quoted(stranger)} is newer than what the client has read; refresh it")
         return columns
 
-    def _rules(
-        self, rules: Recommend, n: int, allow: Sequence[Id], deny: Sequence[Id], categories: Sequence[str]
-    ) -> Recommend:
-        """Return the rules of one list; refuse items and categories that nobody knows."""
-        given: dict[str, object] = {"n": _count(n)}
-        for key, items in (("allow_items", allow), ("deny_items", deny)):
-            self._columns(items)
-            given |= {key: tuple(map(str, items))} if items else {}
-        if categories:
-            given["allow_categories"] = tuple(categories)
-        rules = rules.model_copy(update=given)
-        if strange := self._model.unknown_categories((*rules.allow_categories, *rules.deny_categories)):
+    def _refuse_strange(self, *categories: str) -> None:
+        """Refuse categories that no item has."""
+        if strange := self._model.unknown_categories(categories):
             raise UnknownIdError(f"no item is of category {quoted(strange)}; 'lakefactor items' reads categories")
-        return rules
 
     def _history(self, user: Id | None, items: Items) -> History:
         """Return the interactions of a user, or those that a caller names."""

@@ -18,7 +18,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from lakefactor.config import Config, Recommend, recorded
-from lakefactor.factorization.catalogue import Catalogue, as_lists, matrix
+from lakefactor.factorization.catalogue import Catalogue, matrix
 from lakefactor.factorization.explanation import Explainer
 from lakefactor.factorization.fold_in import FoldIn, user_fold_in
 from lakefactor.factorization.lists import SimilarItems, TopItems, allowed_items
@@ -88,33 +88,43 @@ class LoadedModel:
     catalogue: Catalogue
     batch_id: int
 
-    def recommend(self, user: User, seen: Columns, rules: Recommend) -> pa.Table:
-        """Return ``position, item_id, score``: a user's best items under some rules, without those seen."""
-        items = self.catalogue.ids
-        users = pa.record_batch(
-            {
-                "user_id": pa.nulls(1),
-                "factors": as_lists(user.factors[None]),
-                "bias": pa.array([user.bias], pa.float32()),
-                "seen": pa.ListArray.from_arrays([0, len(seen)], items.take(pa.array(seen))),
-            }
-        )
-        (found,) = self._top.under(rules).of(users)
-        return pa.table(found).drop_columns("user_id")
+    def recommend(self, user: User, excluded: Columns, rules: Recommend, among: Columns | None = None) -> pa.Table:
+        """Return ``position, item_id, score``: a user's best items under some rules, of some (ascending) or of all."""
+        top, bias = self.top.under(rules), user.bias + self.mean
+        if among is not None:
+            left = np.setdiff1d(among, excluded, assume_unique=True)
+            scores, columns = top.best_among(user.factors, bias, left, rules.n)
+        else:
+            seen = np.array([0, len(excluded)]), excluded
+            scores, columns = top.best(user.factors[None], np.array([bias]), seen)
+        n = int((columns[0] >= 0).sum())
+        return self.ranked(columns[0, :n], score=scores[0, :n])
 
-    def popular(self, seen: Columns, rules: Recommend) -> pa.Table:
-        """Return ``position, item_id, score``: the items with the most interactions under some rules."""
-        allowed = allowed_items(self.catalogue, rules)
-        columns = self.most_popular(
-            seen, rules.n, None if allowed is None else np.flatnonzero(allowed).astype(np.int32)
-        )
+    def popular(self, excluded: Columns, rules: Recommend, among: Columns | None = None) -> pa.Table:
+        """Return ``position, item_id, score``: the items with the most interactions that the rules allow."""
+        columns = self.most_popular(excluded, rules.n, allowed_items(self.catalogue, rules), among)
         return self.ranked(columns, score=self.catalogue.n_entries[columns].astype(np.float32))
 
-    def most_popular(self, excluded: Columns, n: int, among: Columns | None = None) -> Columns:
-        """Return the n columns with the most interactions, of some (ascending) or all, without those to leave out."""
+    def among(self, allow: Columns, categories: Sequence[str]) -> Columns | None:
+        """Return the columns, ascending, of some items and categories, of both where both are given; None: all."""
+        if not categories:
+            return np.unique(allow) if len(allow) else None
+        inside = np.flatnonzero(self.catalogue.in_categories(categories)).astype(np.int32)
+        return np.intersect1d(inside, allow) if len(allow) else inside
+
+    def most_popular(
+        self,
+        excluded: Columns,
+        n: int,
+        allowed: NDArray[np.bool_] | None = None,
+        among: Columns | None = None,
+    ) -> Columns:
+        """Return the n columns with the most interactions that are allowed, of some (ascending) or of all."""
         columns = self.by_popularity
         if among is not None:
             columns = among[np.argsort(-self.catalogue.n_entries[among], kind="stable")]
+        if allowed is not None:
+            columns = columns[allowed[columns]]
         columns = columns[: n + len(excluded)]
         return columns[~np.isin(columns, excluded)][:n]
 
@@ -128,7 +138,7 @@ class LoadedModel:
 
     def scores(self, user: User, columns: Columns) -> NDArray[np.float32]:
         """Return a user's scores of some columns."""
-        return self._top.scores(user.factors, user.bias, columns)
+        return self.top.scores(user.factors, user.bias, columns)
 
     def surprising(self, user: User, history: History, n: int) -> pa.Table:
         """Return ``position, item_id, strength, score``: known items that a user would be expected to like least."""
@@ -183,7 +193,8 @@ class LoadedModel:
         return np.argsort(-self.catalogue.n_entries, kind="stable").astype(np.int32)
 
     @cached_property
-    def _top(self) -> TopItems:
+    def top(self) -> TopItems:
+        """Lists of its items, without rules."""
         return TopItems(self.catalogue, self.mean, Recommend())
 
     @cached_property

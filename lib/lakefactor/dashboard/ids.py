@@ -121,7 +121,7 @@ def _examples(side: Side, look: Look) -> list[str | int]:
 def _user(look: Look, given: str, wants_similar: bool) -> dict[str, Any]:
     client = look.client()
     row = look.reader.factors(user=given, model_version=client.model_version).to_pylist()[0]
-    recommended = client.recommend(given, SHOWN_RECOMMENDATIONS)
+    recommended = client.recommend(given, SHOWN_RECOMMENDATIONS, rules=look.config.recommend)
     known = client.surprising(given, 1_000_000).to_pylist()
     reasons, said = _reasons(client, known, [row["item_id"] for row in recommended.to_pylist()])
     n_users = look.rows("models", ("n_users",), model_version=client.model_version)[0]["n_users"]

@@ -5,9 +5,9 @@ The one way to make them, for a job over all users, a stream that refreshes some
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pyarrow as pa
@@ -37,35 +37,34 @@ class TopItems:
         ``n``, the rules, backend and block sizes.
     device : str
         Torch's name of the device for products: ``cpu``, or ``cuda:<n>``.
+
+    Attributes
+    ----------
+    allowed : bool ndarray, shape (m,), or None
+        Which items the rules allow; None: all.
     """
 
     def __init__(self, catalogue: Catalogue, mean: float, config: Recommend, device: str = "cpu") -> None:
-        self._catalogue, self._mean, self._device = catalogue, mean, device
-        self._plain = self._ranker_with(catalogue.bias, config)
+        self._catalogue, self._mean = catalogue, mean
+        self._ranker_by: Callable[[NDArray[np.float32]], Ranker] = partial(
+            Ranker, catalogue.factors, block_rows=config.item_block_rows, backend=config.backend, device=device
+        )
+        self._plain = self._ranker_by(catalogue.bias)
         self._follow(config)
 
     def under(self, config: Recommend) -> TopItems:
-        """Return the same under other rules; what was prepared of the catalogue stays."""
+        """Return the same under other rules; blocks, backend and what was prepared of the catalogue stay."""
         other = copy(self)
         other._follow(config)
         return other
 
     def _follow(self, config: Recommend) -> None:
         catalogue = self._catalogue
-        self._config, self._allowed, self._ranker = config, allowed_items(catalogue, config), self._plain
+        self._config, self.allowed, self._ranker = config, allowed_items(catalogue, config), self._plain
         if config.popularity_discount:
             discount = config.popularity_discount * np.log1p(catalogue.n_entries)
             bias = (catalogue.bias - discount).astype(np.float32)
-            self._ranker = self._ranker_with(bias, config)
-
-    def _ranker_with(self, bias: NDArray[np.float32], config: Recommend) -> Ranker:
-        return Ranker(
-            self._catalogue.factors,
-            bias,
-            block_rows=config.item_block_rows,
-            backend=config.backend,
-            device=self._device,
-        )
+            self._ranker = self._ranker_by(bias)
 
     def scores(self, user: NDArray[np.float32], bias: float, columns: NDArray[np.int32]) -> NDArray[np.float32]:
         """Return a user's scores of some columns of the catalogue, float32, whatever the rules."""
@@ -94,7 +93,7 @@ class TopItems:
         found = self.best(matrix(users["factors"]), bias, (indptr, indices))
         return _rows(users["user_id"], self._catalogue.ids, found, ["user_id", "position", "item_id", "score"])
 
-    def best(self, factors: NDArray[np.float32], bias: NDArray[np.float64], seen: Seen) -> Ranked:
+    def best(self, factors: NDArray[np.float32], bias: NDArray[np.float64], seen: Seen, n: int | None = None) -> Ranked:
         """Return the scores and the columns of the best items of some users, as `Ranker.top`.
 
         Parameters
@@ -104,33 +103,84 @@ class TopItems:
             The users' own, and the mean.
         seen : (indptr, indices)
             CSR rows of columns to leave out.
+        n : int, optional
+            At most this many; None: ``config.n``.
         """
-        if self._config.max_per_category or self._config.diversity:
-            columns = self._chosen(factors, bias, seen)
+
+        def first(count: int) -> Ranked:
+            return self._ranker.top(factors, count, seen, bias=bias, allowed=self.allowed)
+
+        return self._listed(first, len(self._catalogue.ids), n or self._config.n, factors, bias)
+
+    def best_among(self, factors: NDArray[np.float32], bias: float, columns: NDArray[np.int32], n: int) -> Ranked:
+        """Return what `best` would of one user, shape (1, n or fewer), if there were only these columns.
+
+        Parameters
+        ----------
+        factors : float32 ndarray, shape (rank,)
+        bias : float
+            The user's own, and the mean.
+        columns : int32 ndarray
+            Each once.
+        n : int
+        """
+        if self.allowed is not None:
+            columns = columns[self.allowed[columns]]
+        if not len(columns):
+            return np.empty((1, 0), np.float32), np.empty((1, 0), np.int32)
+        user, biases = factors[None], np.array([bias])
+        scores = self._ranker.scores(user, columns[None], biases)[0]
+        order = np.lexsort((columns, -scores))
+
+        def first(count: int) -> Ranked:
+            return scores[None, order[:count]], columns[None, order[:count]]
+
+        return self._listed(first, len(columns), n, user, biases)
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether a list is the beginning of every longer one; diversity looks at more candidates for a longer one."""
+        return self._config.diversity == 0
+
+    def candidates(self, n: int) -> int:
+        """Return how many of the best items the rules look at, at first, for a list of n."""
+        return POOL * n if self._config.max_per_category or self._config.diversity else n
+
+    def _listed(
+        self,
+        first: Callable[[int], Ranked],
+        most: int,
+        n: int,
+        factors: NDArray[np.float32],
+        bias: NDArray[np.float64],
+    ) -> Ranked:
+        """Return the lists that the rules make of the first candidates, of which there are at most so many."""
+        if self.candidates(n) > n:
+            columns = self._chosen(first, most, n)
         else:
-            scores, columns = self._ranker.top(factors, self._config.n, seen, bias=bias, allowed=self._allowed)
+            scores, columns = first(n)
             if self._ranker is self._plain:
                 return scores, columns
         scores = self._plain.scores(factors, np.maximum(columns, 0), bias)
         return np.where(columns >= 0, scores, np.float32(-np.inf)), columns
 
-    def _chosen(self, factors: NDArray[np.float32], bias: NDArray[np.float64], seen: Seen) -> NDArray[np.int32]:
+    def _chosen(self, first: Callable[[int], Ranked], most: int, n: int) -> NDArray[np.int32]:
         """Return the columns that categories and diversity leave of the best ones.
 
         A row that is not full is tried again with more candidates, until there are no more.
         """
-        config, m = self._config, len(self._catalogue.ids)
-        pool = min(POOL * config.n, m)
+        config = self._config
+        pool = min(self.candidates(n), most)
         while True:
-            scores, columns = self._ranker.top(factors, pool, seen, bias=bias, allowed=self._allowed)
+            scores, columns = first(pool)
             places = rerank(
-                scores, columns, config.n, self._categories, config.max_per_category, self._catalogue.factors,
+                scores, columns, n, self._categories, config.max_per_category, self._catalogue.factors,
                 config.diversity,
             )  # fmt: skip
-            if pool == m or not ((places[:, -1] < 0) & (columns[:, -1] >= 0)).any():
+            if pool == most or not ((places[:, -1] < 0) & (columns[:, -1] >= 0)).any():
                 chosen = np.take_along_axis(columns, np.maximum(places, 0).astype(np.int64), axis=1)
                 return np.where(places >= 0, chosen, -1).astype(np.int32)
-            pool = min(2 * pool, m)
+            pool = min(2 * pool, most)
 
     @cached_property
     def _categories(self) -> NDArray[np.int32]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lakefactor.client.answers import Basis
 from lakefactor.client.loaded import NO_COLUMNS, Columns, History, User
-from lakefactor.config import Serve
+from lakefactor.config import Config
 from lakefactor.errors import InputError, UnknownIdError
 from lakefactor.query.ids import quoted
 from lakefactor.service.id_rows import Id
@@ -41,8 +41,8 @@ class Answering:
     for what the model does not know, and ``InputError`` for what cannot be answered.
     """
 
-    def __init__(self, keeper: Keeper, scans: Scans, config: Serve) -> None:
-        self._keeper, self._scans, self._config = keeper, scans, config
+    def __init__(self, keeper: Keeper, scans: Scans, config: Config) -> None:
+        self._keeper, self._scans, self._config, self._rules = keeper, scans, config.serve, config.recommend
 
     async def recommend(self, asked: RecommendQuestion) -> Answer:
         """Return the best items for a user, or for whoever has interacted with some items."""
@@ -54,11 +54,14 @@ class Answering:
             row: User | None = await _folded(now, history.without(without))
         else:
             row = now.users.get(user)
-        excluded = np.union1d(history.columns, deny) if asked.exclude_seen else np.unique(deny)
-        among = _among(now, allow, asked.categories)
+        exclude_seen = self._rules.exclude_seen if asked.exclude_seen is None else asked.exclude_seen
+        excluded = np.union1d(history.columns, deny) if exclude_seen else np.unique(deny)
+        if strange := now.model.unknown_categories(asked.categories):
+            raise UnknownIdError(f"no item is of category {quoted(strange)}")
+        among = now.model.among(allow, asked.categories)
         if row is None:
             self._refuse_if_unknown(asked.user)
-            basis = "category" if asked.categories else "popular"
+            basis = "category" if asked.categories or self._rules.allow_categories else "popular"
             return _listed(now, basis, now.popular(excluded, asked.n, among), "score")
         wanted = Wanted(row.factors, row.bias, excluded.astype(np.int32), asked.n)
         if among is not None:
@@ -146,16 +149,6 @@ def columns_of(now: Snapshot, items: Iterable[Id]) -> Columns:
         stranger = given[int(np.flatnonzero(columns < 0)[0])]
         raise UnknownIdError(f"item {quoted(stranger)} is not in model version {now.model.model_version}")
     return columns
-
-
-def _among(now: Snapshot, allow: Columns, categories: Sequence[str]) -> Columns | None:
-    """Return the columns that may be recommended, ascending; None: all."""
-    if strange := now.model.unknown_categories(categories):
-        raise UnknownIdError(f"no item is of category {quoted(strange)}")
-    if not categories:
-        return np.unique(allow) if len(allow) else None
-    inside = np.flatnonzero(now.model.catalogue.in_categories(categories)).astype(np.int32)
-    return np.intersect1d(inside, allow) if len(allow) else inside
 
 
 def _history(now: Snapshot, items: Sequence[Interaction]) -> History:

@@ -33,12 +33,12 @@ def create_app(config: Config) -> FastAPI:
     Parameters
     ----------
     config : Config
-        ``tables`` and ``serve``.
+        ``tables``, ``serve``, and the rules of lists: ``recommend``.
 
     Raises
     ------
     ConfigError
-        ``tables.root`` is empty, or ``serve`` would let in everybody.
+        Only Spark finds the tables, or ``serve`` would let in everybody.
     """
     security.check(config.serve)
     metrics, scans = Metrics(), Scans()
@@ -62,7 +62,7 @@ def create_app(config: Config) -> FastAPI:
     )
     app.state.keeper = keeper
     app.add_middleware(Gate, config=config.serve, keeper=keeper, metrics=metrics)
-    app.include_router(questions(Answering(keeper, scans, config.serve)))
+    app.include_router(questions(Answering(keeper, scans, config)))
     app.include_router(state(keeper, metrics))
     handle_in(app)
     if config.serve.dashboard:

@@ -26,13 +26,13 @@ class Keeper:
     Parameters
     ----------
     config : Config
-        ``tables`` and ``serve``.
+        ``tables``, ``serve``, and the rules of ``recommend``.
     metrics : Metrics
         Told of every look.
     """
 
     def __init__(self, config: Config, metrics: Metrics) -> None:
-        self._lake, self._config, self._metrics = Lake(config.tables), config.serve, metrics
+        self._lake, self._config, self._metrics = Lake(config.tables), config, metrics
         self._snapshot: Snapshot | None = None
         self._error: str | None = "the tables have not been read yet"
         self._looked_at: float | None = None
@@ -102,7 +102,7 @@ class Keeper:
 
     def _run(self) -> None:
         self.look()
-        while not self._ended.wait(self._config.poll_seconds):
+        while not self._ended.wait(self._config.serve.poll_seconds):
             self.look()
 
     def _failed(self, reason: str) -> None:

@@ -45,7 +45,9 @@ class RecommendQuestion(_Question):
     deny: list[ItemId] = Field([], description="None of these.")
     categories: list[StrictStr] = Field([], description="Only items of these categories; empty: all.")
     without: list[ItemId] = Field([], description="As if the user had not interacted with these.")
-    exclude_seen: bool = Field(True, description="Leave out what the user has interacted with.")
+    exclude_seen: bool | None = Field(
+        None, description="Leave out what the user has interacted with; null: as `recommend.exclude_seen` says."
+    )
 
 
 class ScoreQuestion(_Question):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakefactor.client.loaded import catalogue_of, load_model
-from lakefactor.config import Serve
+from lakefactor.config import Config
 from lakefactor.errors import TableError
 from lakefactor.query.lake import Lake
 from lakefactor.query.live_factors import UPDATES, live_side, newest_rows
@@ -26,7 +26,7 @@ _ADDED_TO = (UPDATES, "events")
 _ROW = ("factors", "bias", "n_entries", "batch_id")
 
 
-def look(lake: Lake, old: Snapshot | None, config: Serve) -> Snapshot | None:
+def look(lake: Lake, old: Snapshot | None, config: Config) -> Snapshot | None:
     """Return the snapshot of the live model as it is now, the old one itself if nothing has changed.
 
     None: no model is published.
@@ -51,7 +51,7 @@ def _must_reload(old: Snapshot, now: Mapping[str, int]) -> bool:
     return bool(changed - followed) or any(now[table] < old.versions[table] for table in changed)
 
 
-def _loaded(lake: Lake, version: str, versions: Mapping[str, int], config: Serve) -> Snapshot:
+def _loaded(lake: Lake, version: str, versions: Mapping[str, int], config: Config) -> Snapshot:
     """Read a model as a whole.
 
     The sides are read one after the other, and a micro-batch may be committed between: the rows of both that came after
@@ -64,7 +64,7 @@ def _loaded(lake: Lake, version: str, versions: Mapping[str, int], config: Serve
     return _with_updates(lake, read, config).warm()
 
 
-def _followed(lake: Lake, old: Snapshot, versions: Mapping[str, int], config: Serve) -> Snapshot:
+def _followed(lake: Lake, old: Snapshot, versions: Mapping[str, int], config: Config) -> Snapshot:
     """Return the next snapshot by the rows that have come."""
     new = replace(old, versions=versions)
     if versions[UPDATES] != old.versions[UPDATES]:
@@ -78,7 +78,7 @@ def _followed(lake: Lake, old: Snapshot, versions: Mapping[str, int], config: Se
     return new if new.ranking is old.ranking else new.warm()
 
 
-def _with_updates(lake: Lake, old: Snapshot, config: Serve) -> Snapshot:
+def _with_updates(lake: Lake, old: Snapshot, config: Config) -> Snapshot:
     """Return a snapshot with the factors of the micro-batches after its last."""
     if not lake.exists(UPDATES):
         return old
@@ -102,7 +102,7 @@ def _newest(rows: pa.Table, side: Side) -> pa.Table:
     return newest_rows([rows], f"{side}_id") if rows.num_rows else rows
 
 
-def _with_items(lake: Lake, old: Snapshot, rows: pa.Table, config: Serve) -> Snapshot:
+def _with_items(lake: Lake, old: Snapshot, rows: pa.Table, config: Config) -> Snapshot:
     """Return a snapshot in which some items have other factors, or have come."""
     catalogue, place, fresh = with_items(old.model.catalogue, catalogue_of(rows))
     model = replace(old.model, catalogue=catalogue)

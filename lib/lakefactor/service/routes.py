@@ -48,7 +48,7 @@ def questions(answering: Answering) -> APIRouter:
     async def recommend(
         user: User,
         n: N = 10,
-        exclude_seen: bool = True,
+        exclude_seen: bool | None = None,
         allow: Items = [],  # noqa: B006  (FastAPI copies it)
         deny: Items = [],  # noqa: B006
         without: Items = [],  # noqa: B006

@@ -77,7 +77,8 @@ def _groups(jobs: list[_Job]) -> list[list[_Job]]:
     """Return the jobs that one product can do; where it is not worth it, one by one."""
     alike = defaultdict(list)
     for job in jobs:
-        alike[id(job.ranking), job.by_cosine, job.wanted.n > SHORT].append(job)
+        length = job.wanted.n > SHORT if job.by_cosine or job.ranking.is_nested else job.wanted.n
+        alike[id(job.ranking), job.by_cosine, length].append(job)
     groups: list[list[_Job]] = []
     for some in alike.values():
         groups += [some] if len(some) >= TOGETHER else [[job] for job in some]

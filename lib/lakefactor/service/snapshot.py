@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from lakefactor.client.loaded import NO_COLUMNS, Columns, LoadedModel
-from lakefactor.config import Serve
+from lakefactor.config import Config
 from lakefactor.factorization.catalogue import Catalogue
 from lakefactor.factorization.coding import invert
 from lakefactor.service.id_rows import IdRows
@@ -56,8 +56,8 @@ class Snapshot:
         return IdRows(self.model.catalogue.ids)
 
     def popular(self, excluded: Columns, n: int, among: Columns | None = None) -> Found:
-        """Return the items with the most interactions, of some or of all, without those to leave out."""
-        columns = self.model.most_popular(excluded, n, among)
+        """Return the items with the most interactions that the rules allow, of some or of all."""
+        columns = self.model.most_popular(excluded, n, self.ranking.allowed, among)
         return Found(columns, self.model.catalogue.n_entries[columns].astype(np.float32))
 
     def warm(self) -> Snapshot:
@@ -71,13 +71,14 @@ class Snapshot:
         return self
 
 
-def ranking_of(model: LoadedModel, users: Users, config: Serve, index: ItemIndex | None = None) -> Ranking:
+def ranking_of(model: LoadedModel, users: Users, config: Config, index: ItemIndex | None = None) -> Ranking:
     """Return how a model's items are ranked: by an index where there are many, a new one unless one is given."""
-    if not 0 < config.approximate_above < len(model.catalogue.ids):
-        return Ranking(model.catalogue, model.mean)
+    serve, rules = config.serve, config.recommend
+    if not 0 < serve.approximate_above < len(model.catalogue.ids):
+        return Ranking(model, rules)
     if index is not None and index.staleness <= STALE:
-        return Ranking(model.catalogue, model.mean, index)
-    ranking = Ranking(model.catalogue, model.mean, ItemIndex(model.catalogue, config))
+        return Ranking(model, rules, index)
+    ranking = Ranking(model, rules, ItemIndex(model.catalogue, serve))
     _measure(ranking, users)
     return ranking
 

@@ -132,7 +132,7 @@ def serving(root: Path) -> Serving:
     @contextmanager
     def start(look: bool = True, **keys: Any) -> Iterator[TestClient]:
         values = {"tables.root": str(root), "serve.poll_seconds": 3600.0}
-        config = changed(Config(), values | {f"serve.{name}": value for name, value in keys.items()})
+        config = changed(Config(), values | {n if "." in n else f"serve.{n}": value for n, value in keys.items()})
         with TestClient(create_app(config), raise_server_exceptions=False) as asked:
             keeper = asked.app.state.keeper
             if look:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lakefactor.client import Client
-from lakefactor.config import Config, changed
+from lakefactor.client.loaded import LoadedModel
+from lakefactor.config import Config, Recommend, changed
 from lakefactor.service.ranking import TOGETHER, Ranking, Wanted
 from lakefactor.service.scans import Scans
 
@@ -152,7 +153,8 @@ def test_an_index_is_never_behind_the_items_that_changed(warehouse):
     best = 10 * np.stack([vector, 2 * vector])
     rows = Catalogue(pa.array(["i0007", "a new one"]), best, np.zeros(2, np.float32), np.ones(2, np.int64))
     new, place, fresh = with_items(old, rows)
-    ranking = Ranking(new, 0.0, index.updated(place, fresh))
+    model = LoadedModel("", Config(), 0.0, 1, None, new, -1)
+    ranking = Ranking(model, Recommend(), index.updated(place, fresh))
     (found,) = ranking.best([Wanted(vector, 0.0, np.empty(0, np.int32), 2)])
     assert [new.ids[int(column)].as_py() for column in found.columns] == ["a new one", "i0007"]
     assert new.ids.to_pylist() == sorted([*ids.to_pylist(), "a new one"])
@@ -174,3 +176,40 @@ def test_categories_rule_lists_and_are_what_unknown_users_are_asked_for(warehous
         listed = service.post("/v1/recommend", json=body).json()["items"]
         assert {row["item_id"] for row in listed} <= {i for i in warehouse.item_ids[:6] if kinds[i] == "b"}
         assert service.get("/v1/recommend", params={"user": "u0", "category": "z"}).status_code == 404
+
+
+RULES = {
+    "deny_items": ("i3", "i17"),
+    "deny_categories": ("c",),
+    "max_per_category": 2,
+    "popularity_discount": 0.3,
+    "diversity": 0.4,
+}
+
+
+@pytest.mark.parametrize("search", [{}, {"serve.approximate_above": 10, "serve.approximate_candidates": 30}])
+@pytest.mark.parametrize("rules", [*([key] for key in RULES), list(RULES)], ids=lambda keys: "+".join(keys)[:20])
+def test_lists_follow_the_configured_rules_as_the_clients_do(warehouse, serving, rules, search):
+    kinds = {item: "abcd"[place % 4] for place, item in enumerate(warehouse.item_ids)}
+    warehouse.write("items", [{"item_id": item, "category": kind} for item, kind in kinds.items()])
+    client, ruled = Client(str(warehouse.root)), Recommend(**{key: RULES[key] for key in rules})
+    plain = [client.recommend(user, 6).to_pylist() for user in warehouse.user_ids]
+    expected = [client.recommend(user, 6, rules=ruled).to_pylist() for user in warehouse.user_ids]
+    assert plain != expected  # the rules have a say
+    keys = search | {"serve.approximate_share": 1.0} | {f"recommend.{key}": RULES[key] for key in rules}
+    with serving(**keys) as service:
+        for user, rows in zip(warehouse.user_ids, expected, strict=True):
+            assert service.get("/v1/recommend", params={"user": user, "n": 6}).json()["items"] == rows
+            narrow = {"allow": warehouse.item_ids[:15], "deny": warehouse.item_ids[4:6], "n": 5}
+            ours = client.recommend(user, rules=ruled, **narrow)
+            same(service.get("/v1/recommend", params={"user": user, **narrow}), ours)
+        ours = client.recommend("nobody", 9, rules=ruled, unknown="popular")
+        same(service.get("/v1/recommend", params={"user": "nobody", "n": 9}), ours)
+
+
+def test_what_a_user_has_seen_is_left_in_if_the_configuration_says_so(warehouse, serving):
+    with serving(**{"recommend.exclude_seen": False}) as service:
+        expected = warehouse.client.recommend("u0", 30, exclude_seen=False)
+        same(service.get("/v1/recommend", params={"user": "u0", "n": 30}), expected)
+        asked = {"user": "u0", "n": 30, "exclude_seen": True}
+        same(service.get("/v1/recommend", params=asked), warehouse.client.recommend("u0", 30))
