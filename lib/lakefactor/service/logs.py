@@ -21,7 +21,7 @@ class _AsJson(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, timezone.utc).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
         }
-        line |= getattr(record, "fields", None) or {"event": record.name, "message": record.getMessage()}
+        line |= getattr(record, "fields", None) or {"event": "server", "message": record.getMessage()}
         return orjson.dumps(line, default=str).decode()
 
 
