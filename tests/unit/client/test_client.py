@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,105 +11,38 @@ import numpy as np
 import pytest
 
 from lakefactor.client import Client
-from lakefactor.config import Config, Recommend, canonical_json, changed
+from lakefactor.config import Recommend
 from lakefactor.errors import InputError, TableError, UnknownIdError
-from lakefactor.factorization.equation import Equation
-from lakefactor.factorization.strengths import Span
+from lakefactor.testing.one_model import LIVE, OTHER, RANK, OneModel, UserRow
 
 WriteTable = Callable[..., None]
-LIVE, OTHER = "20261120-080000-aaaa", "20261122-090000-bbbb"
-RANK, N_USERS = 4, 5
+N_USERS = 5
 ITEMS = [f"i{n}" for n in range(12)]
 USERS = [f"u{n}" for n in range(N_USERS)]
-MEAN = 3.25
-SPAN = Span(frozenset({"view"}), None, None)
 
 
-def settings(algorithm: str) -> Config:
-    keys = {"algorithm": algorithm, "rank": RANK, "alpha": 2.0, "user_reg": 0.5, "item_reg": 0.5, "bias_reg": 0.25}
-    return changed(Config(), {f"model.{name}": value for name, value in keys.items()})
-
-
-class House:
-    """A warehouse with one live model: user n has viewed the items n, n + 1 and 2 n; u0's event of i1 was deleted."""
+class House(OneModel):
+    """User n has viewed the items n, n + 1 and 2 n; u0's event of i5 was deleted. OTHER has its items turned."""
 
     def __init__(self, write: WriteTable, root: Path, algorithm: str, long_ids: bool = False) -> None:
-        self.config, random = settings(algorithm), np.random.default_rng(7)
-        self.equation = Equation(self.config.model, MEAN if algorithm == "explicit_als" else 0.0)
-        self.biased, self.mean = self.equation.biased, self.equation.mean
-        self.items = random.normal(size=(len(ITEMS), RANK)).astype(np.float32)
-        self.item_bias = (self.biased * random.normal(size=len(ITEMS))).astype(np.float32)
-        self.n_entries = random.permutation(len(ITEMS))
-        self.seen = {n: sorted({n, n + 1, 2 * n}) for n in range(N_USERS)}
-        self.strengths = {(n, i): 1.0 + (n + i) % 4 for n in self.seen for i in self.seen[n]}
-        self.ids = {"user": list(range(100, 100 + N_USERS)), "item": [2**40 + n for n in range(len(ITEMS))]}
-        if not long_ids:
-            self.ids = {"user": USERS, "item": ITEMS}
-        self.users = {n: self.solve(n, self.seen[n]) for n in self.seen}
-        kind = "long" if long_ids else "string"
-
-        def put(table, rows):
-            write(table, rows, ids=kind)
-
-        put("live_model", [{"name": "default", "model_version": LIVE}])
-        made_from = json.dumps({"events": "x", "events_version": 0, "span": SPAN.record()})
-        config = canonical_json(self.config)
-        row = {"config": config, "mean": self.mean, "n_users": N_USERS, "made_from": made_from, "removed_at": None}
-        put("models", [{"model_version": version, **row} for version in (LIVE, OTHER)])
-        put("user_factors", [self.user_row(n) for n in self.seen])
-        put(
-            "item_factors",
-            [
-                {"model_version": version, "item_id": self.ids["item"][i], "factors": sign * y, "bias": bias,
-                 "n_entries": int(count), "batch_id": -1}
-                for version, sign in ((LIVE, 1), (OTHER, -1))
-                for i, (y, bias, count) in enumerate(zip(self.items, self.item_bias, self.n_entries, strict=True))
-            ],
-        )  # fmt: skip
-        events = [(n, i, "view", value) for (n, i), value in self.strengths.items()]
-        events += [(0, 5, "view", 1.0), (0, 5, "delete", 1.0)]
-        put(
-            "events",
-            [
-                {"event_id": bytes([*b"event-number-", number // 100, number // 10 % 10, number % 10]), "source": "x",
-                 "user_id": self.ids["user"][n], "item_id": self.ids["item"][i], "event_type": kind, "value": value,
-                 "event_time": None}
-                for number, (n, i, kind, value) in enumerate(events)
-            ],
-        )  # fmt: skip
+        users, items = (range(100, 100 + N_USERS), range(2**40, 2**40 + len(ITEMS))) if long_ids else (USERS, ITEMS)
+        super().__init__(write, algorithm, users, items, {n: sorted({n, n + 1, 2 * n}) for n in range(N_USERS)})
+        self.users = {n: self.solve(n) for n in self.seen}
+        self.write_model()
+        self.record(OTHER)
+        self.write("item_factors", [self.item_row(i, -self.items[i], OTHER) for i in range(len(ITEMS))])
+        self.view({(0, 5): 1.0})
+        self.view({(0, 5): 1.0}, "delete")
         self.client = Client(str(root))
 
-    def user_row(self, n: int) -> dict[str, object]:
-        factors, bias = self.users[n]
-        user = self.ids["user"][n]
-        return {"model_version": LIVE, "user_id": user, "factors": factors, "bias": bias, "batch_id": -1}
-
-    def solve(self, n: int, items: list[int], strength: float | None = None) -> tuple[np.ndarray, float]:
-        """Return factors and bias of a user with some items, by numpy in float64, rounded as a table holds them."""
-        y = self.items.astype(np.float64)
-        s = np.array([strength or self.strengths[n, i] for i in items])
-        reg = self.equation.reg("user", np.array([len(items)]), len(ITEMS))[0]
-        if self.biased:
-            design = np.column_stack([y[items], np.ones(len(items))])
-            ridge = np.diag([reg] * RANK + [self.equation.bias_reg("user", np.array([len(items)]), len(ITEMS))[0]])
-            x = np.linalg.solve(design.T @ design + ridge, design.T @ (s - MEAN - self.item_bias[items]))
-            return x[:RANK].astype(np.float32), float(np.float32(x[RANK]))
-        matrix = y.T @ y + (y[items].T * (2.0 * s)) @ y[items] + reg * np.eye(RANK)
-        return np.linalg.solve(matrix, y[items].T @ (1 + 2.0 * s)).astype(np.float32), 0.0
-
-    def scores(self, user: tuple[np.ndarray, float]) -> np.ndarray:
-        x, bias = user
-        dots = self.items.astype(np.float64) @ x.astype(np.float64)
-        return (dots + (bias + self.mean) + self.item_bias).astype(np.float32)
-
-    def best(self, user: tuple[np.ndarray, float], n: int, left_out: list[int] = ()) -> list[dict[str, object]]:
+    def best(self, user: UserRow, n: int, left_out: list[int] = ()) -> list[dict[str, object]]:
         scores = self.scores(user)
         order = [i for i in np.argsort(-scores, kind="stable") if i not in left_out][:n]
         return self.listed(order, score=scores)
 
     def listed(self, order: list[int], **columns: np.ndarray) -> list[dict[str, object]]:
         return [
-            {"position": place, "item_id": self.ids["item"][i]}
+            {"position": place, "item_id": self.item_ids[i]}
             | {name: pytest.approx(float(column[i]), 1e-5) for name, column in columns.items()}
             for place, i in enumerate(order, start=1)
         ]
@@ -157,8 +89,8 @@ def test_categories_and_the_rules_of_a_configuration(house, write, root):
     capped = client.recommend("u1", 99, rules=Recommend(max_per_category=1)).to_pylist()
     assert sorted(kinds.get(row["item_id"], "") for row in capped) == ["", "a", "b", "c"]
     segment = client.recommend("u77", 2, categories=["c"], unknown="popular")
-    order = sorted((i for i in range(len(ITEMS) - 1) if i % 3 == 2), key=lambda i: -house.n_entries[i])[:2]
-    assert segment.to_pylist() == house.listed(order, score=house.n_entries)
+    order = sorted((i for i in range(len(ITEMS) - 1) if i % 3 == 2), key=lambda i: -house.counts[i])[:2]
+    assert segment.to_pylist() == house.listed(order, score=house.counts)
     assert segment.basis == "category"
     with pytest.raises(UnknownIdError, match="no item is of category 'z'"):
         client.recommend("u1", categories=["z"])
@@ -199,11 +131,11 @@ def test_of_an_unknown_user_it_says_so_or_answers_by_popularity(house):
     with pytest.raises(UnknownIdError, match="user 'u77' is not in user_factors of model version"):
         house.client.recommend("u77")
     answer = house.client.recommend("u77", 3, unknown="popular", deny=["i0"])
-    order = [i for i in np.argsort(-house.n_entries, kind="stable") if i != 0][:3]
-    assert answer.to_pylist() == house.listed(order, score=house.n_entries)
+    order = [i for i in np.argsort(-house.counts, kind="stable") if i != 0][:3]
+    assert answer.to_pylist() == house.listed(order, score=house.counts)
     assert answer.basis == "popular"
     assert house.client.recommend("u1", 3, unknown="popular").basis == "user"
-    assert house.client.popular(2).to_pylist() == house.listed(np.argsort(-house.n_entries)[:2], score=house.n_entries)
+    assert house.client.popular(2).to_pylist() == house.listed(np.argsort(-house.counts)[:2], score=house.counts)
 
 
 def test_scores_are_in_the_order_of_the_items(house):
@@ -249,9 +181,8 @@ def test_an_explanation_without_an_item_is_that_of_who_never_met_it(house):
     assert (anyone.score, anyone.stored_score, anyone.basis) == (pytest.approx(why.score), None, "items")
 
 
-def test_what_the_model_has_yet_to_learn_shows_beside_the_score(house, write):
-    new = {"event_id": b"0123456789abcdef", "user_id": "u1", "item_id": "i9", "event_type": "view", "value": 4.0}
-    write("events", [new | {"event_time": None}])
+def test_what_the_model_has_yet_to_learn_shows_beside_the_score(house):
+    house.view({(1, 9): 4.0})
     why = house.client.explain("u1", "i0")
     assert {row["item_id"] for row in why.to_pylist()} == {"i1", "i2", "i9"}
     assert why.stored_score == pytest.approx(float(house.scores(house.users[1])[0]), rel=1e-5)
@@ -266,7 +197,7 @@ def test_surprising_items_are_known_ones_that_score_lowest(house):
 
 
 def test_representative_items_do_not_depend_on_how_the_factors_are_turned(house, write, root):
-    rows = house.items.astype(np.float64) * np.sqrt(house.n_entries)[:, None]
+    rows = house.items.astype(np.float64) * np.sqrt(house.counts)[:, None]
     chosen = []
     for _ in range(RANK):  # Gram-Schmidt, the longest remainder first
         chosen.append(int(np.argmax(np.linalg.norm(rows, axis=1))))
@@ -275,9 +206,8 @@ def test_representative_items_do_not_depend_on_how_the_factors_are_turned(house,
     assert house.client.representative(99).to_pylist() == house.listed(chosen)
 
 
-def test_the_stream_is_followed_by_a_refresh(house, write):
-    update = {"model_version": LIVE, "batch_id": 3, "side": "item", "item_id": "i3", "bias": 0.0, "n_entries": 9}
-    write("factor_updates", [update | {"factors": [1.0, 2.0, 3.0, 4.0], "user_id": None, "optimizer_state": None}])
+def test_the_stream_is_followed_by_a_refresh(house):
+    house.write("factor_updates", [house.update("item", "i3", [1.0, 2.0, 3.0, 4.0], 3)])
     before = house.client.similar_items("i0", 99)
     assert before.batch_id == -1
     house.client.refresh()

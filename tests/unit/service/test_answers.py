@@ -179,7 +179,7 @@ def test_categories_rule_lists_and_are_what_unknown_users_are_asked_for(warehous
 
 
 RULES = {
-    "deny_items": ("i3", "i17"),
+    "deny_items": ("i8", "i19"),
     "deny_categories": ("c",),
     "max_per_category": 2,
     "popularity_discount": 0.3,

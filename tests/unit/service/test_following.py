@@ -15,8 +15,7 @@ from lakefactor.config import Tables
 from lakefactor.factorization.strengths import settings_of
 from lakefactor.query.lake import Lake
 from lakefactor.service.snapshot import Snapshot
-
-LIVE, OTHER = "20261120-080000-aaaa", "20261122-090000-bbbb"
+from lakefactor.testing.one_model import LIVE, OTHER
 
 
 def look(service) -> Snapshot:
