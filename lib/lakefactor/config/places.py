@@ -11,7 +11,7 @@ from urllib.parse import unquote
 SCHEMES = ("file", "s3", "s3a", "gs", "abfs", "abfss", "hdfs", "dbfs")
 NO_PASSWORD = "must not hold a password; give credentials to Spark's file system settings"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-_METASTORE = re.compile(r"thrift://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+_METASTORE = re.compile(r"thrift://(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})")
 _CATALOG = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?", re.ASCII)
 
 
@@ -100,6 +100,7 @@ def check_metastore(uris: str) -> str:
     >>> check_metastore("thrift://one:9083,thrift://two:9083")
     'thrift://one:9083,thrift://two:9083'
     """
-    if uris and not all(_METASTORE.fullmatch(uri) for uri in uris.split(",")):
+    found = [_METASTORE.fullmatch(uri) for uri in uris.split(",")] if uris else []
+    if not all(one and int(one[1]) < 1 << 16 for one in found):
         raise ValueError("tables.metastore must be `thrift://host:port`, or several with commas between and no blanks")
     return uris

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from hive_metastore.ThriftHiveMetastore import Client
 from hive_metastore.ttypes import GetTableRequest, NoSuchObjectException, StorageDescriptor
@@ -73,9 +73,11 @@ def _ask(socket: TSocket, request: GetTableRequest) -> StorageDescriptor:
 def _place(storage: StorageDescriptor) -> str:
     """Return where a table of Spark's is: `location` is a placeholder where the table lies outside the schema's folder.
 
+    Spark writes paths as they are, and not as URIs have them.
+
     >>> from hive_metastore.ttypes import SerDeInfo
-    >>> _place(StorageDescriptor(location="file:/lake/a%20b", serdeInfo=SerDeInfo(parameters={})))
-    '/lake/a b'
+    >>> _place(StorageDescriptor(location="file:/lake/50%25", serdeInfo=SerDeInfo(parameters={})))
+    '/lake/50%25'
     """
     place = storage.serdeInfo.parameters.get("path") or storage.location
-    return unquote(urlsplit(place).path) if place.startswith("file:") else place
+    return "/" + place.removeprefix("file:").lstrip("/") if place.startswith("file:") else place

@@ -110,6 +110,7 @@ def test_a_byte_order_mark_is_no_problem(tmp_path: Path) -> None:
         ("tables.catalog=lake", 'set exactly one of tables.root and tables.catalog, the other to "": both are set'),
         ("tables.root=", 'set exactly one of tables.root and tables.catalog, the other to "": both are empty'),
         ("tables.metastore=thrift://one:9083", "tables.metastore says where the tables of tables.catalog are"),
+        ("tables.metastore=thrift://one:65536", "tables.metastore must be `thrift://host:port`"),
         ("tables.metastore=one:9083", "tables.metastore must be `thrift://host:port`, or several with commas between"),
         ("rank=8", "--set rank=8: write it as section.key=value"),
         ("model=8", "--set model=8: write it as section.key=value"),
