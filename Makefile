@@ -21,6 +21,9 @@ RUN = PATH="$(CURDIR)/$(BIN):$$PATH" JAVA_HOME="$$(cat .venv/java-home)"
 # JDK_JAVA_OPTIONS: tests are short, so a JVM that compiles little beats one that compiles well.
 TEST_THREADS := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
+# Each has a Spark session of its own, which leaves half of two cores idle.
+TEST_WORKERS ?= 2
+
 # Airflow has an environment of its own, and finds spark-submit and the Python of jobs in ours.
 AIRFLOW = AIRFLOW_HOME="$(CURDIR)/.airflow" AIRFLOW__CORE__DAGS_FOLDER="$(CURDIR)/airflow_dags" \
 	AIRFLOW__CORE__LOAD_EXAMPLES=False AIRFLOW__API__HOST=127.0.0.1 AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False \
@@ -38,8 +41,8 @@ setup: .venv/packages .venv/spark ## install everything into .venv (first time: 
 demo: setup ## run the whole pipeline on synthetic events, or on your own file: make demo EVENTS=file.csv
 	@$(RUN) lakefactor demo $${EVENTS:+--events "$$EVENTS"}
 
-test: setup ## run all tests and doctests (ARGS="-k words" selects)
-	@$(RUN) $(TEST_THREADS) python -m pytest $(ARGS)
+test: setup ## run all tests and doctests (ARGS="-k words" selects), files of them in TEST_WORKERS=2 processes
+	@$(RUN) $(TEST_THREADS) python -m pytest --numprocesses $(TEST_WORKERS) --dist loadfile $(ARGS)
 
 test-long: airflow-setup ## run the tests that take minutes, too: kills, streams, DAGs (2 hours; ARGS="-m long" runs these alone)
 	@LAKEFACTOR_LONG=1 $(RUN) $(TEST_THREADS) python -m pytest $(ARGS)
