@@ -14,10 +14,16 @@ from lakefactor.pipelines import ingest, publish, recommend, train
 from lakefactor.spark import session
 from lakefactor.spark.tables import Tables
 
-config = load(Path(sys.argv[1]))
-spark = session.build(config, "catalog")
-ingest.run(spark, config, [sys.argv[2]])
-publish.run(spark, config, train.run(spark, config).model_version)
-recommend.run(spark, config)
-rows = Tables(spark, config.tables).read("recommendations").orderBy("user_id", "position").collect()
-print(json.dumps([(row.user_id, row.item_id, row.score) for row in rows]))
+
+def main() -> None:
+    config = load(Path(sys.argv[1]))
+    spark = session.build(config, "catalog")
+    ingest.run(spark, config, [sys.argv[2]])
+    publish.run(spark, config, train.run(spark, config).model_version)
+    recommend.run(spark, config)
+    rows = Tables(spark, config.tables).read("recommendations").orderBy("user_id", "position").collect()
+    print(json.dumps([(row.user_id, row.item_id, row.score) for row in rows]))
+
+
+if __name__ == "__main__":
+    main()
