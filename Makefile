@@ -21,7 +21,7 @@ RUN = PATH="$(CURDIR)/$(BIN):$$PATH" JAVA_HOME="$$(cat .venv/java-home)"
 # JDK_JAVA_OPTIONS: tests are short, so a JVM that compiles little beats one that compiles well.
 TEST_THREADS := JDK_JAVA_OPTIONS="-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=256m -XX:+UseSerialGC" OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 NUMBA_NUM_THREADS=2
 
-# Each has a Spark session of its own, which leaves half of two cores idle.
+# Processes that share the files of tests, each with a Spark session of its own: one leaves half of two cores idle.
 TEST_WORKERS ?= 2
 
 # Airflow has an environment of its own, and finds spark-submit and the Python of jobs in ours.

@@ -11,7 +11,6 @@ import base64
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,8 @@ import uuid
 from pathlib import Path
 
 from prepare_spark import SPARK, submit  # type: ignore[import-not-found]  # found beside this script
+
+from lakefactor.testing.ports import listens
 
 BROKER = "org.apache.kafka:kafka_2.13:4.1.0,org.slf4j:slf4j-simple:1.7.36"  # with something that writes its log
 CONNECTOR = "org.apache.spark:spark-sql-kafka-0-10_2.13:4.1.1"
@@ -128,7 +129,7 @@ def up(folder: Path, port: int, controller: int) -> subprocess.Popen[bytes]:
         broker = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     (folder / "pid").write_text(str(broker.pid))
     end = time.monotonic() + START_SECONDS
-    while not _answers(port):
+    while not listens(port):
         if broker.poll() is not None or time.monotonic() > end:
             down(folder)
             raise SystemExit(f"Kafka did not start: {log.read_text()[-2000:]}")
@@ -145,18 +146,6 @@ def down(folder: Path) -> bool:
             time.sleep(0.05)
     (folder / "pid").unlink(missing_ok=True)
     return pid is not None
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports of loopback that nobody listens at."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
 
 
 def _java(*words: str) -> list[str]:
@@ -184,12 +173,6 @@ def _is_broker(pid: int) -> bool:
             return False
     done = subprocess.run(["ps", "-o", "stat=,args=", "-p", str(pid)], capture_output=True, text=True, check=False)
     return "kafka.Kafka" in done.stdout and not done.stdout.startswith("Z")
-
-
-def _answers(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(1)
-        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from lakefactor.config import Config
 from lakefactor.pipelines import ingest
 from lakefactor.pipelines.models import live_version
 from lakefactor.spark.tables import Tables
+from lakefactor.testing.ports import free_ports
 from lakefactor.testing.stream_runs import lines, write
 
 if TYPE_CHECKING:
@@ -81,15 +81,6 @@ def site(airflow, tmp_path) -> Iterator[Site]:
     with started([shutil.which("airflow", path=environment["PATH"]), "standalone"], environment, home):
         passwords = home / "simple_auth_manager_passwords.json.generated"
         yield Site(address, json.loads(passwords.read_text())["admin"])
-
-
-def free_ports(n: int) -> list[int]:
-    """Return ports of this machine that nobody listens at."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(n)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from lakefactor.errors import InputError
 from lakefactor.pipelines import stream
 from lakefactor.spark.session import KAFKA_SOURCE
 from lakefactor.testing import stream_runs
+from lakefactor.testing.ports import free_ports
 from lakefactor.testing.streams import drain, streaming
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -50,7 +51,7 @@ def connected(kafka, request):
 def servers(kafka, tmp_path_factory):
     """Bootstrap servers of a broker of these tests alone."""
     folder = tmp_path_factory.mktemp("kafka") / "broker"
-    port, controller = kafka.free_ports(2)
+    port, controller = free_ports(2)
     try:
         broker = kafka.up(folder, port, controller)
     except SystemExit as reason:
@@ -194,7 +195,7 @@ def test_messages_that_have_gone_are_refused(connected, settings, topic):
 
 
 def test_a_broker_that_does_not_answer_is_named(connected, settings, kafka):
-    (port,) = kafka.free_ports(1)
+    (port,) = free_ports(1)
     quick = {"kafka.default.api.timeout.ms": "1500", "kafka.request.timeout.ms": "1000"}
     with pytest.raises(InputError, match=rf"127\.0\.0\.1:{port}.*stream\.kafka_servers"):
         drain(connected, other(settings, kafka_servers=f"127.0.0.1:{port}", kafka_options=quick))

@@ -92,8 +92,7 @@ class LoadedModel:
         """Return ``position, item_id, score``: a user's best items under some rules, of some (ascending) or of all."""
         top, bias = self.top.under(rules), user.bias + self.mean
         if among is not None:
-            left = np.setdiff1d(among, excluded, assume_unique=True)
-            scores, columns = top.best_among(user.factors, bias, left, rules.n)
+            scores, columns = top.best_among(user.factors, bias, among, excluded, rules.n)
         else:
             seen = np.array([0, len(excluded)]), excluded
             scores, columns = top.best(user.factors[None], np.array([bias]), seen)

@@ -112,18 +112,26 @@ class TopItems:
 
         return self._listed(first, len(self._catalogue.ids), n or self._config.n, factors, bias)
 
-    def best_among(self, factors: NDArray[np.float32], bias: float, columns: NDArray[np.int32], n: int) -> Ranked:
-        """Return what `best` would of one user, shape (1, n or fewer), if there were only these columns.
+    def best_among(
+        self,
+        factors: NDArray[np.float32],
+        bias: float,
+        columns: NDArray[np.int32],
+        excluded: NDArray[np.int32],
+        n: int,
+    ) -> Ranked:
+        """Return what `best` would of one user, shape (1, n or fewer), if there were only some columns.
 
         Parameters
         ----------
         factors : float32 ndarray, shape (rank,)
         bias : float
             The user's own, and the mean.
-        columns : int32 ndarray
-            Each once.
+        columns, excluded : int32 ndarray
+            Those that there are, each once, and those to leave out.
         n : int
         """
+        columns = columns[~np.isin(columns, excluded)]
         if self.allowed is not None:
             columns = columns[self.allowed[columns]]
         if not len(columns):

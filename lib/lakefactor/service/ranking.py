@@ -79,8 +79,8 @@ class Ranking:
 
     def best_among(self, one: Wanted, columns: Columns) -> Found:
         """Return the best of some columns, each given once."""
-        left = columns[~np.isin(columns, one.excluded)]
-        return _apart([one], self._top.best_among(one.vector, one.bias + self._mean, left, one.n))[0]
+        bias = one.bias + self._mean
+        return _apart([one], self._top.best_among(one.vector, bias, columns, one.excluded, one.n))[0]
 
     def scores(self, vector: NDArray[np.float32], bias: float, columns: Columns) -> NDArray[np.float32]:
         """Return the scores of some columns."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,8 @@ from pathlib import Path
 from time import monotonic, sleep
 
 from pyspark.find_spark_home import _find_spark_home
+
+from lakefactor.testing.ports import free_ports, listens
 
 STARTING = 60.0
 """Longest wait (seconds) until it listens."""
@@ -31,7 +32,7 @@ def hive_metastore(folder: Path) -> Iterator[str]:
     Parameters
     ----------
     folder : Path
-        Existing; for its settings, its log, and the folders of its schemas.
+        Existing; for its settings, its log, and the schema `default`. Spark puts other schemas where it likes.
 
     Raises
     ------
@@ -43,16 +44,14 @@ def hive_metastore(folder: Path) -> Iterator[str]:
     (folder / "hive-site.xml").write_text("\n".join(["<configuration>", *lines, "</configuration>"]))
     java = str(Path(os.environ["JAVA_HOME"], "bin", "java")) if "JAVA_HOME" in os.environ else "java"
     jars = Path(_find_spark_home(), "jars", "*")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
     command = [java, "-Xmx256m", f"-Dderby.stream.error.file={folder}/derby.log", "-cp", f"{folder}:{jars}"]
     command += ["org.apache.hadoop.hive.metastore.HiveMetaStore", "-p", str(port)]
     with (folder / "metastore.log").open("w") as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=folder)
     try:
         end = monotonic() + STARTING
-        while not _listens(port):
+        while not listens(port):
             if process.poll() is not None or monotonic() > end:
                 raise RuntimeError(f"the metastore did not come up:\n{(folder / 'metastore.log').read_text()[-2000:]}")
             sleep(0.1)
@@ -60,9 +59,3 @@ def hive_metastore(folder: Path) -> Iterator[str]:
     finally:
         process.kill()  # its database is for this once
         process.wait()
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as client:
-        client.settimeout(1)
-        return client.connect_ex(("127.0.0.1", port)) == 0
